@@ -1,0 +1,1 @@
+"""Toolchains: one module per format, each imported only inside its worker process."""

@@ -1,0 +1,1 @@
+"""The assets of `harness demo`: a trained model, labelled images, an experiment."""

@@ -1,0 +1,1 @@
+"""Devices: how to reach them and what they say of themselves."""

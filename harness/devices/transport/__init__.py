@@ -1,0 +1,1 @@
+"""Ways to a device behind one contract (`base.Transport`)."""

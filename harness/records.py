@@ -1,0 +1,192 @@
+"""What is stored: sessions, runs, blocks, samples. Frozen; statistics are pure functions of these and change nothing.
+
+Schema history (SCHEMA_VERSION):
+  1  first: Session, VariantRecord, DeviceRecord, Reference, Run with Load, Block and Evaluation.
+
+Times are integers in nanoseconds; sizes in bytes. Samples stay raw and in time order. A value that was not measured is
+None, and where it could have been expected the reason stands beside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+SCHEMA_VERSION = 1
+
+Int64Array = NDArray[np.int64]
+
+# Kinds of run. "probe": one variant in a fresh process: load, first inference, memory, outputs over the dataset.
+# "latency": all of an engine's variants in one fresh process, in randomly ordered interleaved blocks.
+PROBE = "probe"
+LATENCY = "latency"
+
+# Phases of a block. "warmup": before the first measured block; "settle": re-warming after another variant ran;
+# "measure": what the statistics read. All are kept.
+WARMUP = "warmup"
+SETTLE = "settle"
+MEASURE = "measure"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why something has no result: `where` as in harness.errors, the class `name`, the tool's words, what to do."""
+
+    where: str
+    name: str
+    message: str
+    remedy: str | None = None
+    transient: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class VariantRecord:
+    """A variant as it entered the session; `status` is "ok", "failed" or "refused" (by the support matrix)."""
+
+    name: str
+    format: str
+    base: str | None = None
+    recipe: str | None = None
+    status: str = "ok"
+    failure: Failure | None = None
+    artifact_sha256: str | None = None
+    size_bytes: int | None = None
+    size_gzip_bytes: int | None = None
+    parameters: int | None = None
+    manifest: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRecord:
+    """A device as it was in the session. `host_id` is equal for two devices that are the same machine."""
+
+    name: str
+    transport: str
+    emulated: bool = False
+    host_id: str | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reference:
+    """The truth to hold outputs against: labels of the dataset and the base model's own outputs on the same rows.
+
+    `task` is "classification", "regression" or "none". `labels`: int64 [rows] or float32 [rows, …]. `base_top`:
+    int32 [rows, k], the base's classes, best first. `base_outputs`: float32 [rows, …] (regression).
+    """
+
+    task: str
+    rows: int
+    labels: NDArray[Any] | None = None
+    base_top: NDArray[np.int32] | None = None
+    base_outputs: NDArray[np.float32] | None = None
+    dataset_sha256: str | None = None
+    class_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One load of one variant in one run, with what the engine says of itself (`facts`: precision, threads,
+    engine_version, delegated nodes …) and memory in bytes (`memory`: baseline, after_load, after_first, peak, arena;
+    a missing key has its reason under "<key>_reason")."""
+
+    variant: str
+    load_ns: int
+    first_inference_ns: int | None
+    facts: dict[str, Any] = field(default_factory=dict)
+    memory: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Block:
+    """Consecutive samples of one variant: wall and CPU time of each invoke, int64 [samples], in time order.
+
+    `index` counts the interleaved rounds of the run (every round holds each variant once); -1 for warm-up.
+    `started_ns` is the device's monotonic clock. `cpu_clock` says what `cpu_ns` counts: "thread" or "process".
+    """
+
+    variant: str
+    index: int
+    phase: str
+    started_ns: int
+    wall_ns: Int64Array
+    cpu_ns: Int64Array
+    cpu_clock: str = "thread"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluation:
+    """Outputs of a variant over the dataset, on the device itself, reduced to what metrics need.
+
+    classification: `top` int32 [rows, k ≤ 5], best first, ties broken by the lower class. regression: `outputs`
+    float32 [rows, …]. `outputs_sha256` covers the raw dequantized outputs, for bit-for-bit comparison of devices.
+    """
+
+    variant: str
+    rows: int
+    outputs_sha256: str
+    top: NDArray[np.int32] | None = None
+    outputs: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Run:
+    """One fresh agent process on one device, with everything it reported.
+
+    `status`: "ok", "failed" or "interrupted" (what was measured before is kept). `round` numbers the repetition of
+    the plan; runs of equal round on different devices or engines were made near each other in time. `environment`
+    has what was set and read back: threads, affinity, engine version, CPU, clocks, contention (steal, pressure).
+    """
+
+    id: str
+    session_id: str
+    device: str
+    engine: str
+    kind: str
+    round: int
+    started_at: str
+    duration_s: float
+    status: str = "ok"
+    failure: Failure | None = None
+    failed_variants: dict[str, Failure] = field(default_factory=dict)
+    retries: int = 0
+    environment: dict[str, Any] = field(default_factory=dict)
+    loads: tuple[Load, ...] = ()
+    blocks: tuple[Block, ...] = ()
+    evaluations: tuple[Evaluation, ...] = ()
+    sensors: tuple[dict[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Session:
+    """One invocation of the harness that measured something.
+
+    `protocol` is the MeasurementProtocol as a dict, `experiment` the validated experiment as JSON-compatible data.
+    `status`: "running" (or killed: nobody could say more), "done", "interrupted", "failed".
+    """
+
+    id: str
+    name: str
+    created_at: str
+    harness_version: str
+    seed: int
+    protocol: dict[str, Any]
+    experiment: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    status: str = "running"
+    schema_version: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SessionData:
+    """Everything the store has on one session: the input of `table.build_rows`."""
+
+    session: Session
+    variants: tuple[VariantRecord, ...]
+    devices: tuple[DeviceRecord, ...]
+    runs: tuple[Run, ...]
+    reference: Reference | None = None

@@ -1,0 +1,1 @@
+"""Rows to text and pages. Formats only: aggregates nothing, prints nothing."""

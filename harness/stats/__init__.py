@@ -1,0 +1,1 @@
+"""Statistics: pure functions of numbers, with no knowledge of stores or screens."""

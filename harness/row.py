@@ -1,0 +1,85 @@
+"""The row: one variant on one device, flat, as `--json` prints it and every report reads it. Only `table.py` makes rows."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+# The order in which `--json` and CSV give the fields is the order here; it is part of the public interface.
+OK = "ok"
+FAILED = "failed"
+REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One variant on one device. What was not measured is None, with its reason in `null_reasons`.
+
+    `status`: "ok", "failed" (see `error`) or "refused" (the support matrix says it cannot exist). Latency figures are
+    over runs: the median of run medians with its 95 % interval; p90 and p99 over pooled samples. `accuracy`: top-1
+    share (classification) in 0..1; None for regression, whose errors stand in `mae` and `rmse`. `accuracy_drop_pp`:
+    points lost against the base, positive is worse, with its 95 % interval. `agreement`: share of rows with the base's
+    class. `grade`: "A", "B", "C" or "invalid". `null_reasons`: "field: reason" each.
+    """
+
+    session: str
+    variant: str
+    base: str | None
+    format: str
+    recipe: str | None
+    device: str
+    engine: str | None
+    status: str
+    error: str | None = None
+    size_bytes: int | None = None
+    size_gzip_bytes: int | None = None
+    parameters: int | None = None
+    latency_median_ns: float | None = None
+    latency_median_low_ns: float | None = None
+    latency_median_high_ns: float | None = None
+    latency_min_ns: float | None = None
+    latency_p90_ns: float | None = None
+    latency_p99_ns: float | None = None
+    virtual_time_ns: float | None = None
+    load_ns: float | None = None
+    first_inference_ns: float | None = None
+    memory_peak_bytes: int | None = None
+    memory_peak_delta_bytes: int | None = None
+    memory_loaded_delta_bytes: int | None = None
+    memory_arena_bytes: int | None = None
+    energy_total_uj: float | None = None
+    energy_dynamic_uj: float | None = None
+    power_source: str | None = None
+    accuracy: float | None = None
+    accuracy_top5: float | None = None
+    macro_f1: float | None = None
+    mae: float | None = None
+    rmse: float | None = None
+    accuracy_drop_pp: float | None = None
+    accuracy_drop_low_pp: float | None = None
+    accuracy_drop_high_pp: float | None = None
+    agreement: float | None = None
+    outputs_sha256: str | None = None
+    runs: int = 0
+    samples: int = 0
+    threads: int | None = None
+    affinity: str | None = None
+    precision: str | None = None
+    grade: str = "invalid"
+    grade_reasons: tuple[str, ...] = ()
+    null_reasons: tuple[str, ...] = ()
+    remedy: str | None = None
+
+
+def row_fields() -> tuple[str, ...]:
+    """Field names in public order."""
+    return tuple(field.name for field in dataclasses.fields(Row))
+
+
+def row_to_dict(row: Row) -> dict[str, Any]:
+    """A row as JSON-compatible data; tuples become lists."""
+    data = dataclasses.asdict(row)
+    data["grade_reasons"] = list(row.grade_reasons)
+    data["null_reasons"] = list(row.null_reasons)
+    return data

@@ -1,10 +1,25 @@
-"""device_profiles/*.yaml → DeviceProfile: how to reach a device and what may be done on it."""
+"""device_profiles/*.yaml → DeviceProfile: how to reach a device and what may be done on it.
+
+A profile is found by name in `./device_profiles`, then in the user's configuration folder, then among those shipped; or
+given as a path, as `ssh://[user@]host[:port]`, or in line in an experiment. `extends: NAME` starts from another profile.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+import os
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from harness.errors import SpecError
+from harness.yamlfile import Location, read_yaml, suggest, validate
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SSH_URL = re.compile(r"ssh://(?:(?P<user>[^@/:]+)@)?(?P<host>\[[0-9A-Fa-f:.]+\]|[^@/:\[\]]+)(?::(?P<port>\d+))?/?")
+MAX_EXTENDS = 8
 
 
 class DeviceProfile(BaseModel):
@@ -12,20 +27,124 @@ class DeviceProfile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str
-    description: str = ""
-    transport: Literal["local", "ssh"]
-    host: str | None = None
-    port: int | None = None
-    user: str | None = None
-    identity_file: str | None = None
-    known_hosts: str | None = None
-    python: str | None = None  # None: this interpreter (local), `python3` (ssh)
-    work_folder: str | None = (
-        None  # None: a private folder under the user's cache (local), ~/.cache/ondevice-harness (ssh)
+    name: str = Field(description="How rows and reports call the device.")
+    description: str = Field(default="", description="One line for people.")
+    transport: Literal["local", "ssh"] = Field(description="How the device is reached.")
+    host: str | None = Field(default=None, description="ssh: host name or address.")
+    port: int | None = Field(default=None, ge=1, le=65535, description="ssh: port (default 22).")
+    user: str | None = Field(default=None, description="ssh: user (default: the user running the harness).")
+    identity_file: str | None = Field(
+        default=None, description="ssh: private key; without it the agent and ~/.ssh are asked."
     )
-    engines: tuple[str, ...] = ("litert", "onnxruntime", "openvino")
-    emulated: bool = False
-    affinity: tuple[int, ...] | None = None
-    environment: dict[str, str] = {}
-    connect_timeout_s: float = 10.0
+    known_hosts: str | None = Field(
+        default=None, description="ssh: file with the host's key (default ~/.ssh/known_hosts)."
+    )
+    python: str | None = Field(
+        default=None,
+        description="Interpreter on the device that has numpy and an engine (local: this one; ssh: python3).",
+    )
+    work_folder: str | None = Field(
+        default=None, description="Where files go on the device (default: under the user's cache)."
+    )
+    engines: tuple[Literal["litert", "onnxruntime", "openvino"], ...] = Field(
+        default=("litert", "onnxruntime", "openvino"), description="Engines the device may use."
+    )
+    emulated: bool = Field(
+        default=False, description="True for an emulator: its latency is never graded better than C."
+    )
+    affinity: tuple[int, ...] | None = Field(default=None, description="CPU numbers the agent is pinned to.")
+    environment: dict[str, str] = Field(default_factory=dict, description="Environment variables for the agent.")
+    connect_timeout_s: float = Field(default=10.0, gt=0, le=120, description="Seconds to wait for a connection.")
+
+    @model_validator(mode="after")
+    def _check(self) -> DeviceProfile:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(f"name {self.name!r}: use letters, digits, dot, dash and underscore, 64 at most")
+        if self.transport == "ssh" and not self.host:
+            raise ValueError("an ssh device needs 'host'")
+        if self.transport != "ssh":
+            given = [key for key in ("host", "port", "user", "identity_file", "known_hosts") if getattr(self, key)]
+            if given:
+                raise ValueError(f"'{given[0]}' only goes with transport: ssh")
+        return self
+
+
+def search_folders() -> list[Path]:
+    """Folders searched for `NAME.yaml`, in order."""
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    shipped = Path(str(resources.files("harness.device_profiles")))
+    return [Path("device_profiles"), config / "ondevice-harness" / "devices", shipped]
+
+
+def profile_names() -> list[str]:
+    """Names of all profiles that can be found."""
+    return sorted({path.stem for folder in search_folders() if folder.is_dir() for path in folder.glob("*.yaml")})
+
+
+def find_profile(name: str, base_folder: Path | None = None) -> Path:
+    """The file of a profile given by name or by path. Raises SpecError."""
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        path = Path(name).expanduser()
+        return path if path.is_absolute() or base_folder is None else base_folder / path
+    if not _NAME.fullmatch(name):
+        raise SpecError(
+            f"{name!r} is no name of a device profile", remedy="give a name, a .yaml file, or ssh://user@host"
+        )
+    for folder in search_folders():
+        path = folder / f"{name}.yaml"
+        if path.is_file():
+            return path
+    raise SpecError(f"no device profile is called '{name}'", remedy=suggest(name, profile_names()))
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = {**base, **over}
+    if isinstance(base.get("environment"), dict) and isinstance(over.get("environment"), dict):
+        merged["environment"] = {**base["environment"], **over["environment"]}
+    return merged
+
+
+def _resolve(data: Any, path: Path, depth: int = 0) -> dict[str, Any]:
+    """Follow `extends`; the nearer profile wins key by key."""
+    if not isinstance(data, dict):
+        raise SpecError(f"{path}: a device profile is a set of keys, found {type(data).__name__}")
+    parent = data.get("extends")
+    own = {key: value for key, value in data.items() if key != "extends"}
+    for key in ("identity_file", "known_hosts"):
+        if isinstance(own.get(key), str):
+            own[key] = str(_beside(own[key], path))
+    if parent is None:
+        return own
+    if not isinstance(parent, str):
+        raise SpecError(f"{path}: extends: give the name or path of one profile")
+    if depth >= MAX_EXTENDS:
+        raise SpecError(f"{path}: extends: more than {MAX_EXTENDS} profiles deep, or in a circle")
+    parent_path = find_profile(parent, path.parent)
+    parent_data, _ = read_yaml(parent_path)
+    return _merge(_resolve(parent_data, parent_path, depth + 1), own)
+
+
+def _beside(value: str, path: Path) -> Path:
+    """A path in a profile is relative to the profile's own folder."""
+    expanded = Path(value).expanduser()
+    return expanded if expanded.is_absolute() else (path.parent / expanded).resolve()
+
+
+def profile_from_data(data: Any, path: Path, lines: dict[Location, int] | None = None) -> DeviceProfile:
+    """Validate a profile given in line; `path` is the file it stands in. Raises SpecError."""
+    merged = _resolve(data, path)
+    merged.setdefault("name", path.stem)
+    return validate(DeviceProfile, merged, path, lines)
+
+
+def load_profile(name: str, base_folder: Path | None = None) -> DeviceProfile:
+    """A profile by name, path or `ssh://[user@]host[:port]`. Raises SpecError."""
+    url = _SSH_URL.fullmatch(name)
+    if url is not None:
+        host = url["host"].strip("[]")
+        data = {"extends": "generic-ssh", "name": re.sub(r"[^A-Za-z0-9._-]", "-", host).strip(".-_"), "host": host}
+        data |= {key: value for key in ("user", "port") if (value := url[key]) is not None}
+        return profile_from_data(data, Path(name))
+    path = find_profile(name, base_folder)
+    data, lines = read_yaml(path)
+    return profile_from_data(data, path, lines)

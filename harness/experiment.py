@@ -1,0 +1,182 @@
+"""The user's YAML → a validated Experiment: which base, which recipes, which data, on which devices, measured how.
+
+Knows no toolchain and no device; paths are resolved against the file's own folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from harness.errors import SpecError
+from harness.plan import PRESETS, MeasurementProtocol
+from harness.profiles import DeviceProfile, load_profile, profile_from_data
+from harness.units import parse_duration_ns, parse_points, parse_share, parse_size_bytes
+from harness.yamlfile import read_yaml, validate
+
+
+def _quantity(parse: Callable[[str], float]) -> BeforeValidator:
+    """Text with a unit is parsed; a plain number is taken as the base unit only where the parser allows it."""
+
+    def convert(value: Any) -> Any:
+        if value is None or isinstance(value, bool):
+            return value
+        return parse(str(value))
+
+    return BeforeValidator(convert)
+
+
+DurationNs = Annotated[float, _quantity(parse_duration_ns)]
+SizeBytes = Annotated[int, _quantity(parse_size_bytes)]
+Points = Annotated[float, _quantity(parse_points)]
+Share = Annotated[float, _quantity(parse_share)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PreprocessingSpec(_Strict):
+    """What turns stored data into what the base model wants: (x * scale - mean) / std, after resizing."""
+
+    scale: float = Field(default=1.0, description="Multiplied first, e.g. 0.00392156862745098 for 0..255 → 0..1.")
+    mean: tuple[float, ...] = Field(default=(), description="Subtracted after scaling: one value, or one per channel.")
+    std: tuple[float, ...] = Field(default=(), description="Divided by after that: one value, or one per channel.")
+    layout: Literal["NHWC", "NCHW"] | None = Field(default=None, description="Layout of the images as stored.")
+    resize: tuple[int, int] | None = Field(default=None, description="Height and width to resize images to.")
+
+
+class DataSpec(_Strict):
+    """Labelled data: an .npz or a folder of images by class (docs/getting-started)."""
+
+    path: str = Field(description="Path of the .npz or folder, relative to this file.")
+    preprocessing: PreprocessingSpec = Field(default_factory=PreprocessingSpec)
+    limit: int | None = Field(default=None, ge=1, description="Use only that many test rows (seeded, class-balanced).")
+    calibration_size: int = Field(default=200, ge=1, description="Rows for calibration; never test rows.")
+
+
+class ProtocolSpec(_Strict):
+    """How much is measured: a preset, and what to change in it."""
+
+    preset: Literal["quick", "standard", "headline", "certified"] = "standard"
+    runs: int | None = Field(default=None, ge=1, description="Latency runs (fresh processes) per variant, at least.")
+    max_runs: int | None = Field(default=None, ge=1, description="Latency runs at most, when intervals stay wide.")
+    target: float | None = Field(
+        default=None, gt=0, lt=1, description="Relative half-width of the interval to stop at."
+    )
+    budget_s: float | None = Field(default=None, gt=0, description="Stop adding runs after that many seconds.")
+    probes: int | None = Field(default=None, ge=1, description="Fresh processes per variant for cold start and memory.")
+    warmup_s: float | None = Field(default=None, ge=0)
+    warmup_samples: int | None = Field(default=None, ge=1)
+    run_s: float | None = Field(default=None, gt=0, description="Measured seconds per variant and run.")
+    run_samples: int | None = Field(default=None, ge=1, description="Samples per variant and run, at least.")
+    rounds: int | None = Field(default=None, ge=1, description="Interleaved rounds per run.")
+    settle: int | None = Field(
+        default=None, ge=0, description="Unrecorded-in-results inferences after switching variants."
+    )
+
+    def build(self) -> MeasurementProtocol:
+        """The preset with the changes applied."""
+        changes = {k: v for k, v in self.model_dump(exclude={"preset"}).items() if v is not None}
+        protocol = dataclasses.replace(PRESETS[self.preset], **changes)
+        if "max_runs" not in changes and protocol.max_runs < protocol.runs:
+            protocol = dataclasses.replace(protocol, max_runs=protocol.runs)
+        return protocol
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ProtocolSpec:
+        if self.max_runs is not None and self.max_runs < (self.runs or PRESETS[self.preset].runs):
+            raise ValueError("max_runs is smaller than runs")
+        return self
+
+
+class ConstraintsSpec(_Strict):
+    """Limits a variant must meet to be chosen, with units: 2ms, 500kB, 64MiB, 0.5 (points)."""
+
+    max_latency: DurationNs | None = Field(default=None, description="Median latency, e.g. 2ms.")
+    max_latency_p90: DurationNs | None = Field(default=None, description="90th percentile of latency, e.g. 3ms.")
+    max_load: DurationNs | None = Field(default=None, description="Load and compile time, e.g. 500ms.")
+    max_size: SizeBytes | None = Field(default=None, description="Size of the artifact's files, e.g. 500kB.")
+    max_memory: SizeBytes | None = Field(
+        default=None, description="Peak resident memory over the bare engine's, e.g. 64MiB."
+    )
+    max_drop: Points | None = Field(default=None, description="Accuracy lost against the base, in points, e.g. 0.5.")
+    min_accuracy: Share | None = Field(default=None, description="Accuracy at least, e.g. 0.88 or 88%.")
+    objective: Literal["latency", "size", "accuracy", "memory"] = Field(
+        default="latency", description="What to win by."
+    )
+
+
+class ConversionSpec(_Strict):
+    """Limits of the converters."""
+
+    jobs: int = Field(default=2, ge=1, le=64, description="Toolchains at work at once.")
+    timeout_s: float = Field(default=900, gt=0, description="Time limit of one variant.")
+    memory_limit: SizeBytes | None = Field(default=None, description="Memory limit of one toolchain, e.g. 8GiB.")
+
+
+class Experiment(_Strict):
+    """One experiment: a base model with recipes, or finished artifacts, or both; on devices."""
+
+    name: str = Field(default="experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    base: str | None = Field(default=None, description="Base model: .keras, .h5 or a SavedModel folder.")
+    recipes: str | list[str | dict[str, Any]] = Field(
+        default="all", description="'all', names, format:name, or mappings."
+    )
+    artifacts: list[str] = Field(
+        default_factory=list, description="Variant folders or .tflite/.onnx/.xml made elsewhere."
+    )
+    data: DataSpec | None = None
+    devices: list[str | dict[str, Any]] = Field(default=["local"], min_length=1)
+    protocol: ProtocolSpec = Field(default_factory=ProtocolSpec)
+    threads: int = Field(default=1, ge=1, le=256)
+    precision: Literal["f32", "auto"] = Field(
+        default="f32", description="f32: never let an engine lower it in silence."
+    )
+    constraints: ConstraintsSpec = Field(default_factory=ConstraintsSpec)
+    conversion: ConversionSpec = Field(default_factory=ConversionSpec)
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> Experiment:
+        if self.base is None and not self.artifacts:
+            raise ValueError("give a 'base' model to convert, or 'artifacts' to measure")
+        return self
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LoadedExperiment:
+    """An experiment with the folder its paths are relative to and its devices resolved."""
+
+    experiment: Experiment
+    folder: Path
+    devices: tuple[DeviceProfile, ...]
+
+    def resolve(self, path: str) -> Path:
+        """A path of the experiment as seen from the current folder."""
+        expanded = Path(path).expanduser()
+        return expanded if expanded.is_absolute() else self.folder / expanded
+
+
+def resolve_devices(entries: list[str | dict[str, Any]], path: Path) -> tuple[DeviceProfile, ...]:
+    """Profiles named or given in line; names must differ. Raises SpecError."""
+    devices = tuple(
+        load_profile(entry, path.parent) if isinstance(entry, str) else profile_from_data(entry, path)
+        for entry in entries
+    )
+    names = [device.name for device in devices]
+    for name in names:
+        if names.count(name) > 1:
+            raise SpecError(f"{path}: two devices are called '{name}'", remedy="give one of them another 'name'")
+    return devices
+
+
+def load_experiment(path: Path) -> LoadedExperiment:
+    """Read, validate and resolve an experiment. Raises SpecError naming file, line and key."""
+    data, lines = read_yaml(path)
+    experiment = validate(Experiment, data, path, lines)
+    return LoadedExperiment(experiment, path.parent, resolve_devices(experiment.devices, path))

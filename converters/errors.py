@@ -1,0 +1,48 @@
+"""What can go wrong in a conversion, each with a remedy where there is one.
+
+ConverterError
+├── ConversionInputError   the user's input is wrong; raised before any work
+│   ├── RecipeError            a recipe that does not exist or contradicts itself
+│   └── BaseModelError         a base model that is missing, truncated, hostile, or of an unknown kind
+└── VariantError           one variant came to nothing; the pipeline turns it into a row and goes on
+    ├── ToolError              a toolchain failed; the message carries its own words
+    └── RefusedError           this combination cannot exist for this model; the message is the reason
+"""
+
+from __future__ import annotations
+
+
+class ConverterError(Exception):
+    """Base of all. `message` is one line; `remedy` says what to do next, or is None where nothing is known to help."""
+
+    def __init__(self, message: str, *, remedy: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return self.message if self.remedy is None else f"{self.message} — {self.remedy}"
+
+
+class ConversionInputError(ConverterError):
+    """The user's input is wrong: a file, a shape, a value, a combination."""
+
+
+class RecipeError(ConversionInputError):
+    """A recipe that is not known, or whose parameters contradict each other."""
+
+
+class BaseModelError(ConversionInputError):
+    """A base model that cannot be read, or must not be."""
+
+
+class VariantError(ConverterError):
+    """One variant came to nothing."""
+
+
+class ToolError(VariantError):
+    """A toolchain failed; the message carries its own words."""
+
+
+class RefusedError(VariantError):
+    """A combination that cannot exist for this model; the message is the reason."""

@@ -1,0 +1,60 @@
+"""`harness bench`: measure artifacts made elsewhere, with no experiment file and no data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.cli.common import DEFAULT_RESULTS, JsonOption, ResultsOption, StoreOption, guarded
+
+
+@guarded
+def bench(
+    artifacts: Annotated[
+        list[Path], typer.Argument(help="Files (.tflite, .onnx, .xml), variant folders, or folders of these.")
+    ],
+    device: Annotated[
+        list[str] | None,
+        typer.Option("--device", "-d", help="Profile name, .yaml file or ssh://[user@]host[:port]; may be repeated."),
+    ] = None,
+    preset: Annotated[str, typer.Option(help="quick, standard, headline or certified.")] = "quick",
+    runs: Annotated[int | None, typer.Option(min=1, help="Latency runs (fresh processes), instead of the preset's.")] = None,
+    run_s: Annotated[float | None, typer.Option("--run-s", min=0.001, help="Measured seconds per variant and run.")] = None,
+    probes: Annotated[int | None, typer.Option(min=1, help="Fresh processes for cold start and memory.")] = None,
+    threads: Annotated[int, typer.Option(min=1, max=256, help="Threads of the engines.")] = 1,
+    precision: Annotated[str, typer.Option(help="f32 (never lowered in silence) or auto.")] = "f32",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random input and of the order.")] = 0,
+    results: ResultsOption = DEFAULT_RESULTS,
+    store: StoreOption = None,
+    json_: JsonOption = False,
+) -> None:
+    """Measure latency, load time and memory of artifacts made elsewhere, on random input of the right shapes and types."""
+    from harness.cli.artifacts import collect, record
+    from harness.cli.session import Measurement, finish, measure
+    from harness.experiment import ProtocolSpec, resolve_devices
+    from harness.yamlfile import validate
+
+    changes = {"preset": preset, "runs": runs, "max_runs": runs, "run_s": run_s, "probes": probes}
+    protocol = validate(ProtocolSpec, {k: v for k, v in changes.items() if v is not None}, Path("command line"))
+    if precision not in {"f32", "auto"}:
+        raise typer.BadParameter("give f32 or auto", param_hint="--precision")
+    devices = resolve_devices(list(device or ["local"]), Path("command line"))
+    variants = collect(artifacts)
+    loaded = measure(
+        Measurement(
+            name="bench",
+            records=[record(variant) for variant in variants],
+            variants={variant.name: variant for variant in variants},
+            devices=devices,
+            protocol=protocol.build(),
+            threads=threads,
+            precision=precision,
+            seed=seed,
+        ),
+        results=results,
+        store_url=store,
+        quiet=json_,
+    )
+    raise typer.Exit(finish(loaded, results, as_json=json_, constraints=None))

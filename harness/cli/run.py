@@ -1,0 +1,111 @@
+"""`harness run`: an experiment file from base model to reports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness.cli.common import DEFAULT_RESULTS, JsonOption, ResultsOption, StoreOption, guarded
+
+if TYPE_CHECKING:
+    from harness.experiment import LoadedExperiment
+
+
+@guarded
+def run(
+    experiment: Annotated[Path, typer.Argument(help="The experiment, a YAML file (docs/getting-started).")],
+    results: ResultsOption = DEFAULT_RESULTS,
+    store: StoreOption = None,
+    device: Annotated[
+        list[str] | None, typer.Option("--device", "-d", help="Measure on these devices instead; may be repeated.")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="Another preset: quick, standard, headline or certified.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where variants go (default RESULTS/variants/NAME).")] = None,
+    cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Reuse conversions by content.")] = True,
+    json_: JsonOption = False,
+) -> None:
+    """Convert, measure, and tell what to deploy: one experiment file from the base model to the reports."""
+    from harness.experiment import load_experiment
+
+    loaded = load_experiment(experiment)
+    raise typer.Exit(
+        run_experiment(
+            changed(loaded, device, preset),
+            results=results,
+            store_url=store,
+            out=out,
+            use_cache=cache,
+            as_json=json_,
+        )
+    )
+
+
+def changed(loaded: LoadedExperiment, device: list[str] | None, preset: str | None) -> LoadedExperiment:
+    """The experiment with what the command line says instead."""
+    import dataclasses
+
+    from harness.experiment import ProtocolSpec, resolve_devices
+    from harness.yamlfile import validate
+
+    if device:
+        loaded = dataclasses.replace(loaded, devices=resolve_devices(list(device), Path("command line")))
+    if preset is not None:
+        protocol = validate(ProtocolSpec, {"preset": preset}, Path("command line"))
+        loaded = dataclasses.replace(loaded, experiment=loaded.experiment.model_copy(update={"protocol": protocol}))
+    return loaded
+
+
+def run_experiment(
+    loaded: LoadedExperiment, *, results: Path, store_url: str | None, out: Path | None, use_cache: bool, as_json: bool
+) -> int:
+    """Carry out an experiment; the exit code."""
+    from harness.cli import conversion
+    from harness.cli.artifacts import collect, record, unmade
+    from harness.cli.session import Measurement, base_outputs_of, finish, measure, reference_of
+    from harness.cli.show import constraints_of
+
+    spec = loaded.experiment
+    dataset = None
+    if spec.data is not None:
+        dataset = conversion.read_data(spec.data, loaded.resolve(spec.data.path), seed=spec.seed)
+    records, folders, base_outputs = [], [], None
+    if spec.base is not None:
+        report = conversion.convert_base(
+            loaded.resolve(spec.base),
+            conversion.read_recipes(spec.recipes),
+            out or results / "variants" / spec.name,
+            dataset=dataset,
+            limits=conversion.ConversionLimits(
+                jobs=spec.conversion.jobs,
+                timeout_s=spec.conversion.timeout_s,
+                memory_limit_bytes=spec.conversion.memory_limit,
+                use_cache=use_cache,
+            ),
+            seed=spec.seed,
+            quiet=as_json,
+        )
+        folders = [row.folder for row in report.rows if row.status == "ok" and row.folder is not None]
+        records = [unmade(row, report.base_name) for row in report.rows if row.status != "ok"]
+        base_outputs = base_outputs_of(report.reference)
+    variants = collect([*folders, *(loaded.resolve(path) for path in spec.artifacts)])
+    measured = measure(
+        Measurement(
+            name=spec.name,
+            records=[*(record(variant) for variant in variants), *records],
+            variants={variant.name: variant for variant in variants},
+            devices=loaded.devices,
+            protocol=spec.protocol.build(),
+            threads=spec.threads,
+            precision=spec.precision,
+            seed=spec.seed,
+            inputs=None if dataset is None else dataset.inputs,
+            reference=None if dataset is None else reference_of(dataset, base_outputs),
+            experiment=spec.model_dump(mode="json"),
+        ),
+        results=results,
+        store_url=store_url,
+        quiet=as_json,
+    )
+    return finish(measured, results, as_json=as_json, constraints=constraints_of(spec.constraints))

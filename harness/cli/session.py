@@ -1,0 +1,144 @@
+"""One session from variants to reports: what `demo`, `run` and `bench` have in common once the variants exist."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.cli.common import exit_code_of, limit_threads, open_store, say, session_folder
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from converters.dataset import Dataset
+    from converters.variant import Variant
+    from harness.choose import Constraints
+    from harness.cli.show import LoadedSession
+    from harness.plan import MeasurementProtocol
+    from harness.profiles import DeviceProfile
+    from harness.records import Reference, VariantRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What to measure. `records` holds all variants, `variants` those that exist; `inputs` None: random input."""
+
+    name: str
+    records: Sequence[VariantRecord]
+    variants: Mapping[str, Variant]
+    devices: Sequence[DeviceProfile]
+    protocol: MeasurementProtocol
+    threads: int = 1
+    precision: str = "f32"
+    seed: int = 0
+    inputs: Mapping[str, NDArray[Any]] | None = None
+    reference: Reference | None = None
+    experiment: Mapping[str, Any] = field(default_factory=dict)
+
+
+def new_session_id(name: str) -> str:
+    """Sortable by time, readable, and unique when two sessions start in the same second."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{name}-{secrets.token_hex(2)}"
+
+
+@contextmanager
+def log_to(folder: Path) -> Iterator[Path]:
+    """All log records of the harness and its libraries go to `harness.log` in the session's folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "harness.log"
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    before = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield path
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(before)
+        handler.close()
+
+
+def reference_of(dataset: Dataset, base_outputs: NDArray[np.float32] | None) -> Reference:
+    """Labels and the base model's own answers, in the form the table holds outputs against."""
+    from harness.collectors.accuracy import top_classes
+    from harness.records import Reference
+
+    classes = dataset.task == "classification" or (
+        dataset.task == "none" and base_outputs is not None and base_outputs.ndim == 2 and base_outputs.shape[1] > 1  # noqa: PLR2004
+    )
+    return Reference(
+        task="classification" if classes else dataset.task,
+        rows=len(next(iter(dataset.inputs.values()))),
+        labels=dataset.labels,
+        base_top=top_classes(base_outputs) if classes and base_outputs is not None else None,
+        base_outputs=None if classes else base_outputs,
+        dataset_sha256=dataset.sha256,
+        class_names=dataset.class_names,
+    )
+
+
+def base_outputs_of(reference: Path | None) -> NDArray[np.float32] | None:
+    """The base model's first output on all test rows, as the converters left it; None where there is none."""
+    if reference is None:
+        return None
+    import numpy as np
+
+    with np.load(reference, allow_pickle=False) as data:
+        first = next((key for key in data.files if key.startswith("out:")), None)
+        return None if first is None else np.asarray(data[first], dtype=np.float32)
+
+
+def measure(work: Measurement, *, results: Path, store_url: str | None, quiet: bool) -> LoadedSession:
+    """Run the session and give back what the store then has. KeyboardInterrupt leaves the finished runs there."""
+    limit_threads()
+    from harness.cli import show
+    from harness.cli.progress import measurement_progress
+    from harness.runner import SessionSpec, run_session
+
+    session_id = new_session_id(work.name)
+    spec = SessionSpec(
+        id=session_id,
+        name=work.name,
+        variants=tuple(work.records),
+        artifacts=dict(work.variants),
+        devices=tuple(work.devices),
+        protocol=work.protocol,
+        threads=work.threads,
+        precision=work.precision,
+        seed=work.seed,
+        inputs=None if work.inputs is None else dict(work.inputs),
+        reference=work.reference,
+        experiment=dict(work.experiment),
+    )
+    with (
+        open_store(results, store_url, create=True) as store,
+        log_to(session_folder(results, session_id)),
+        measurement_progress(quiet=quiet) as on_event,
+    ):
+        run_session(spec, store, on_event)
+        return show.load(store, session_id)
+
+
+def finish(loaded: LoadedSession, results: Path, *, as_json: bool, constraints: Constraints | None) -> int:
+    """Show the rows and the recommendation, write the reports, and say with which exit code to end."""
+    from harness.cli import show
+
+    loaded = loaded.chosen(constraints)
+    paths = show.write_reports(loaded, session_folder(results, loaded.session_id))
+    if as_json:
+        show.rows_as_json(loaded)
+    else:
+        show.table(loaded)
+    if "html" in paths:
+        say(f"report: {paths['html']}")
+    say(f"session: {loaded.session_id} — `harness choose latest --max-…`, `harness report latest`, `harness table latest --json`")
+    return exit_code_of(loaded.rows)

@@ -5,18 +5,41 @@ these types from here, never the other way round. The agent package is uploaded 
 `python -m agent` from the folder above it, hence relative imports throughout.
 
 Every message has `type` and `t_ns`, the device's monotonic clock. An unknown line is an error, not noise.
+
+What the host must know about the agent process:
+
+- Start it as `python -m agent` (in the folder above it, or with that folder or a zip of it on PYTHONPATH). The job is one line
+  on stdin; the host then KEEPS STDIN OPEN until `done`: end of file on stdin means that the host is gone and the agent exits at
+  once, as it does when stdout is closed. That way no orphan is left. `python -m agent job.json` reads the job from a file
+  and leaves stdin alone. `--die-with-parent` also asks the kernel to kill the agent when the THREAD that started it ends.
+- SIGTERM and SIGINT: the agent sends the samples of the block it is in, an `error` of kind "terminated" and `done`, and
+  leaves with code 143. Inside a native call that hangs it cannot; kill it with SIGKILL after a second or two.
+- Exit codes: 0 every model was measured or has its own `error`; 1 an `error` with id None; 2 not a valid job; 143 terminated.
+  Anything else, a death by a signal above all, is a crash inside native code: stderr then has Python's fault trace, and
+  `model_at_work` tells from the messages that came before which model to blame.
+- Native engines print to file descriptor 1; the agent leads that to stderr, so stdout has nothing but messages.
+- Lines come between visits, never inside a timed block. Reading them costs the device nothing; decoding large ones on a host
+  that is the device itself takes CPU time from the next block, so decode after the run or in small pieces.
+- `sensor` messages the agent sends by itself: "stage" {"stage": "load" | "warmup" | "measure" | "evaluate", "id": … or None},
+  before the work begins; "contention" after every round {"round": n, …}: counters as in the environment (see environment.py).
+- In a latency run `loaded` has first_inference_ns None, and facts that are costly to find are None with "<key>_reason": take
+  those from a probe run. `memory` has the keys baseline, after_load, after_first, load_peak, inference_peak, peak (the larger
+  of the two), arena, and peak_how.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 PROTOCOL_VERSION = 1
 
 ENGINES = ("litert", "onnxruntime", "openvino")
+# The engine that fails on purpose (engines/faults.py), for tests of whatever stands around the agent. Never in ENGINES.
+FAULT_ENGINE = "fault"
 ENGINE_OF_FORMAT = {"tflite": "litert", "onnx": "onnxruntime", "openvino": "openvino"}
 
 # Message types, in the order in which a run sends them; "sensor" may come at any time.
@@ -94,7 +117,8 @@ class ProbePlan:
 @dataclass(frozen=True, slots=True)
 class Job:
     """One run of the agent. Exactly one of `latency`, `probe` is set. `affinity`: CPU numbers to pin to, or None.
-    `precision`: "f32" (the default: never less than the artifact holds), or "auto" (whatever the engine prefers)."""
+    `precision`: "f32" (the default: never less than the artifact holds), or "auto" (whatever the engine prefers).
+    `options`: for the engine, see the docstring of its module in engines/."""
 
     engine: str
     models: tuple[Model, ...]
@@ -175,6 +199,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "outputs": ("id", "path", "rows", "shape", "sha256"),
     "sensor": ("name", "values"),
     # `id` names the model at fault, or is None: then the whole run failed. kind: load | invoke | data | engine_missing | job
+    # | terminated
     "error": ("id", "kind", "name", "message", "remedy"),
     # environment_after: affinity and contention counters again, read at the end
     "done": ("environment_after",),
@@ -200,3 +225,33 @@ def decode_message(line: str) -> dict[str, Any]:
     if missing:
         raise ProtocolError(f"message {data['type']!r} lacks {', '.join(missing)}")
     return data
+
+
+def model_at_work(job: Job, messages: Iterable[dict[str, Any]]) -> str | None:
+    """The id of the model that the agent was working on after its last message, to blame when its process has died.
+
+    None when no model was at work (before the first load, or after `done`).
+    """
+    at_work: str | None = None
+    measuring = False
+    failed: set[str] = set()
+    visited: set[tuple[int, str]] = set()
+    for message in messages:
+        kind = message["type"]
+        if kind == "sensor" and message["name"] == "stage":
+            at_work = message["values"]["id"]
+            measuring = message["values"]["stage"] == "measure"
+        elif kind == "error" and message["id"] is not None:
+            failed.add(message["id"])
+            at_work = None if at_work == message["id"] else at_work
+        elif kind == "block" and message["phase"] == "measure":
+            visited.add((message["index"], message["id"]))
+        elif kind == "done":
+            return None
+    if not measuring or job.latency is None:
+        return at_work
+    for index, order in enumerate(job.latency.order):
+        for name in order:
+            if name not in failed and (index, name) not in visited:
+                return name
+    return None

@@ -74,20 +74,7 @@ def litert_benchmark(model: Path, seconds: float) -> tuple[float, float]:
         argv = [str(BIN / "litert-benchmark"), "--model", str(model), "--num_threads", "1", "--warmup_runs", "10"]
         run([*argv, "--num_runs", str(max(50, round(seconds / 0.01))), "--result_json", str(out)])
         data = json.loads(out.read_text())
-    return litert_figures(data)
-
-
-def litert_figures(data: dict[str, object]) -> tuple[float, float]:
-    flat = {key.lower(): value for key, value in walk(data)}
-    median = next(value for key, value in flat.items() if "median" in key or "p50" in key)
-    least = next(value for key, value in flat.items() if key.split(".")[-1].startswith("min"))
-    return float(str(median)), float(str(least))
-
-
-def walk(data: object, prefix: str = "") -> list[tuple[str, object]]:
-    if isinstance(data, dict):
-        return [item for key, value in data.items() for item in walk(value, f"{prefix}.{key}" if prefix else str(key))]
-    return [(prefix, data)]
+    return float(data["latency"]["median_ms"]), float(data["latency"]["min_ms"])
 
 
 def interval(logs: list[float]) -> tuple[float, float]:

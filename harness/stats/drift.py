@@ -1,0 +1,187 @@
+"""Did the device change while it was measured? Trend and change point in time order.
+
+Read by `harness.table`, which flags a row and never trims it. The values are medians of consecutive blocks. Blocks of one
+run share that run's own offset (measurement.md: runs differ by more than blocks do), so a plain test over all blocks
+would call every such offset a drift. Therefore:
+
+- trend: Mann-Kendall (1945; Kendall 1975 for ties) **within** runs, summed over runs as strata (Hirsch, Slack and Smith
+  1982), and **across** runs on their medians; the size is a Theil-Sen slope (1950, 1968) times the span;
+- change point: Pettitt's test (1979) over all blocks, and the step must also exceed what runs differ by anyway.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+P_VALUE = 0.01
+TREND_THRESHOLD = 0.02
+STEP_THRESHOLD = 0.03
+# A step must stand out of the run-to-run scatter by this many standard errors.
+STEP_ERRORS = 3.0
+BURST_S = 30.0
+# Fewer values than this show no trend at any p worth having.
+MINIMUM_VALUES = 4
+_NORMAL = NormalDist()
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Trend:
+    """`change`: Theil-Sen slope times the span, relative to the median; positive means slower at the end."""
+
+    change: float
+    p_value: float
+    flagged: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """`index`: first value after the step. `change`: relative to the median before it."""
+
+    index: int
+    change: float
+    p_value: float
+    flagged: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """What was found in one series. `burst`/`sustained`: medians of the first 30 s and of the last third of the time;
+    None where the series is too short to tell them apart."""
+
+    trend: Trend | None
+    step: Step | None
+    burst: float | None
+    sustained: float | None
+
+    @property
+    def flagged(self) -> bool:
+        """Whether a trend or a step was found."""
+        return bool((self.trend and self.trend.flagged) or (self.step and self.step.flagged))
+
+
+def _kendall_s(values: FloatArray) -> tuple[float, float]:
+    """Mann-Kendall's S and its variance under no trend, corrected for ties."""
+    n = values.size
+    signs = np.sign(values[None, :] - values[:, None])
+    s = float(np.triu(signs, 1).sum())
+    counts = np.unique(values, return_counts=True)[1].astype(np.float64)
+    ties = float((counts * (counts - 1) * (2 * counts + 5)).sum())
+    return s, (n * (n - 1) * (2 * n + 5) - ties) / 18.0
+
+
+def _normal_p(s: float, variance: float) -> float:
+    """Two-sided p of S, with the continuity correction."""
+    if variance <= 0.0 or s == 0.0:
+        return 1.0
+    return 2.0 * (1.0 - _NORMAL.cdf((abs(s) - 1.0) / math.sqrt(variance)))
+
+
+def mann_kendall(values: ArrayLike) -> float:
+    """Two-sided p-value of a monotone trend (normal approximation with ties and continuity); 1.0 below four values."""
+    array = np.asarray(values, dtype=np.float64)
+    return 1.0 if array.size < MINIMUM_VALUES else _normal_p(*_kendall_s(array))
+
+
+def theil_sen(times: ArrayLike, values: ArrayLike) -> float:
+    """Median of the slopes of all pairs; 0.0 when there is no pair at different times."""
+    t, v = np.asarray(times, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    rows, columns = np.triu_indices(v.size, 1)
+    apart = t[columns] - t[rows]
+    usable = apart != 0
+    if not usable.any():
+        return 0.0
+    return float(np.median((v[columns] - v[rows])[usable] / apart[usable]))
+
+
+def pettitt(values: ArrayLike) -> tuple[int, float]:
+    """The likeliest change point (index of the first value after it) and Pettitt's approximate two-sided p-value."""
+    array = np.asarray(values, dtype=np.float64)
+    n = array.size
+    if n < MINIMUM_VALUES:
+        return 0, 1.0
+    ranks = np.sign(array[:, None] - array[None, :]).sum(axis=1)
+    u = np.cumsum(ranks)[:-1]
+    index = int(np.argmax(np.abs(u)))
+    k = abs(float(u[index]))
+    return index + 1, min(1.0, 2.0 * math.exp(-6.0 * k * k / (n**3 + n**2)))
+
+
+def _by_run(values: FloatArray, runs: NDArray[np.int64]) -> list[FloatArray]:
+    return [values[runs == run] for run in np.unique(runs)]
+
+
+def _trend(times: FloatArray, values: FloatArray, runs: NDArray[np.int64]) -> Trend:
+    centre = float(np.median(values))
+    span = float(times[-1] - times[0])
+    s_total = variance_total = 0.0
+    slopes = []
+    for run in np.unique(runs):
+        inside = runs == run
+        if inside.sum() >= MINIMUM_VALUES:
+            s, variance = _kendall_s(values[inside])
+            s_total, variance_total = s_total + s, variance_total + variance
+            slopes.append(theil_sen(times[inside], values[inside]))
+    within = Trend(
+        float(np.median(slopes)) * span / centre if slopes else 0.0, _normal_p(s_total, variance_total), False
+    )
+    medians = np.array([np.median(part) for part in _by_run(values, runs)])
+    middles = np.array([np.median(part) for part in _by_run(times, runs)])
+    across = Trend(theil_sen(middles, medians) * span / centre, mann_kendall(medians), False)
+    found = min(within, across, key=lambda trend: (abs(trend.change) <= TREND_THRESHOLD, trend.p_value))
+    flagged = found.p_value < P_VALUE and abs(found.change) > TREND_THRESHOLD
+    return Trend(found.change, found.p_value, flagged)
+
+
+def _robust_sd(values: FloatArray) -> float:
+    return 1.4826 * float(np.median(np.abs(values - np.median(values)))) if values.size > 1 else 0.0
+
+
+def _step(values: FloatArray, runs: NDArray[np.int64]) -> Step | None:
+    if values.size < MINIMUM_VALUES:
+        return None
+    index, p = pettitt(values)
+    before, after = values[:index], values[index:]
+    change = float(np.median(after) / np.median(before)) - 1.0
+    # Scatter of runs around their own side of the step, so that the step itself does not count as scatter.
+    residual = np.concatenate([before / np.median(before), after / np.median(after)])
+    medians = np.array([np.median(part) for part in _by_run(residual, runs)])
+    sides = np.unique(runs[:index]).size, np.unique(runs[index:]).size
+    error = _robust_sd(medians) * math.sqrt(1.0 / sides[0] + 1.0 / sides[1])
+    flagged = p < P_VALUE and abs(change) > STEP_THRESHOLD and abs(change) > STEP_ERRORS * error
+    return Step(index, change, p, flagged)
+
+
+def burst_and_sustained(times_s: ArrayLike, values: ArrayLike) -> tuple[float | None, float | None]:
+    """Medians of the first 30 s and of the last third of the time; (None, None) when the two would overlap."""
+    times, array = np.asarray(times_s, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    if times.size == 0:
+        return None, None
+    start, end = float(times[0]), float(times[-1])
+    late = start + (end - start) * 2.0 / 3.0
+    if late <= start + BURST_S:
+        return None, None
+    return float(np.median(array[times <= start + BURST_S])), float(np.median(array[times >= late]))
+
+
+def analyse(times_s: Sequence[float], values: Sequence[float], runs: Sequence[int]) -> Drift:
+    """Trend, change point, burst and sustained of one series in time order.
+
+    `times_s`: when each block began, in seconds; `values`: its median (ns, > 0); `runs`: the run it belongs to (any
+    integers). Raises ValueError when the three differ in length.
+    """
+    if not len(times_s) == len(values) == len(runs):
+        raise ValueError(f"lengths differ: {len(times_s)} times, {len(values)} values, {len(runs)} runs")
+    if len(values) < MINIMUM_VALUES:
+        return Drift(None, None, None, None)
+    t, v = np.asarray(times_s, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    r = np.asarray(runs, dtype=np.int64)
+    burst, sustained = burst_and_sustained(t, v)
+    return Drift(_trend(t, v, r), _step(v, r), burst, sustained)

@@ -1,0 +1,174 @@
+"""Medians and percentiles with distribution-free intervals, and the sample sizes below which they are not given.
+
+Pure functions of numbers, read by `harness.table` and `harness.choose`. Definitions:
+
+- median: the middle value, or the mean of the two middle values;
+- any other percentile: the nearest rank, that is the smallest sample with at least a share `q` of all samples at or below
+  it (never interpolated, so a p99 is a latency that really occurred);
+- interval: the two order statistics between which the true quantile lies with at least 95 %, at most 2.5 % beyond either
+  end, from the binomial distribution. It assumes independent values, so over latency it is taken over **runs**, not over
+  the samples of one run; p90 and p99 of pooled samples get theirs from a bootstrap of whole runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from harness.stats.distributions import binomial_cdf
+
+CONFIDENCE = 0.95
+RESAMPLES = 1000
+# MLPerf Inference rules, early stopping: one-sided confidence of the percentile estimate.
+EARLY_STOPPING_CONFIDENCE = 0.99
+
+
+@dataclass(frozen=True, slots=True)
+class Quantile:
+    """An estimate from `n` values. `value` or the interval is None below the minimum n; then `reason` says so."""
+
+    q: float
+    n: int
+    value: float | None
+    low: float | None
+    high: float | None
+    reason: str | None = None
+
+
+def minimum_n(q: float, confidence: float = CONFIDENCE) -> int:
+    """The fewest values from which a quantile has a two-sided interval: 6 for the median, 36, 72, 368 for p90, p95, p99."""
+    return math.ceil(math.log((1.0 - confidence) / 2.0) / math.log(max(q, 1.0 - q)))
+
+
+def nearest_rank(n: int, q: float) -> int:
+    """1-based rank of the `q` quantile of `n` sorted values."""
+    # 0.9 * 10 must be rank 9, whatever binary rounding makes of the product.
+    return min(max(math.ceil(n * q - 1e-9), 1), n)
+
+
+def interval_ranks(n: int, q: float, confidence: float = CONFIDENCE) -> tuple[int, int] | None:
+    """1-based ranks (low, high) of the order statistics that bound the `q` quantile; None when n is too small."""
+    alpha = (1.0 - confidence) / 2.0
+    if binomial_cdf(0, n, q) > alpha or 1.0 - binomial_cdf(n - 1, n, q) > alpha:
+        return None
+    # Largest low with P(B < low) ≤ alpha, smallest high with P(B ≥ high) ≤ alpha; both tails are monotone in the rank.
+    left, right = 1, n
+    while left < right:
+        middle = (left + right + 1) // 2
+        left, right = (middle, right) if binomial_cdf(middle - 1, n, q) <= alpha else (left, middle - 1)
+    low = left
+    left, right = low, n
+    while left < right:
+        middle = (left + right) // 2
+        left, right = (left, middle) if 1.0 - binomial_cdf(middle - 1, n, q) <= alpha else (middle + 1, right)
+    return low, left
+
+
+def _not_enough(n: int, needed: int, what: str) -> str:
+    return f"n/a (n={n}): {what} needs at least {needed}"
+
+
+def median(values: ArrayLike, confidence: float = CONFIDENCE) -> Quantile:
+    """Median of independent values (run medians) with its interval; the interval alone is None below n = 6.
+
+    Raises ValueError for an empty sequence.
+    """
+    ordered = np.sort(np.asarray(values, dtype=np.float64).ravel())
+    n = int(ordered.size)
+    if n == 0:
+        raise ValueError("the median of no values")
+    ranks = interval_ranks(n, 0.5, confidence)
+    value = float(np.median(ordered))
+    if ranks is None:
+        reason = _not_enough(n, minimum_n(0.5, confidence), f"a {confidence:.0%} interval of the median")
+        return Quantile(0.5, n, value, None, None, reason)
+    return Quantile(0.5, n, value, float(ordered[ranks[0] - 1]), float(ordered[ranks[1] - 1]))
+
+
+def percentile(values: ArrayLike, q: float, confidence: float = CONFIDENCE) -> Quantile:
+    """Nearest-rank percentile of independent values with its interval; everything is None below the minimum n."""
+    ordered = np.sort(np.asarray(values, dtype=np.float64).ravel())
+    n = int(ordered.size)
+    ranks = interval_ranks(n, q, confidence) if n else None
+    if ranks is None:
+        return Quantile(q, n, None, None, None, _not_enough(n, minimum_n(q, confidence), f"p{q * 100:g}"))
+    low, high = (float(ordered[rank - 1]) for rank in ranks)
+    return Quantile(q, n, float(ordered[nearest_rank(n, q) - 1]), low, high)
+
+
+def pooled_percentile(
+    runs: Sequence[ArrayLike], q: float, *, seed: int, resamples: int = RESAMPLES, confidence: float = CONFIDENCE
+) -> Quantile:
+    """Nearest-rank percentile of the samples of all runs, its interval from a seeded bootstrap of whole runs.
+
+    Samples of one run resemble each other, so runs are drawn with replacement, each with all its samples. The value is
+    None below the minimum n of samples; the interval is None below six runs, from which a bootstrap comes out too narrow.
+    """
+    arrays = [np.asarray(run, dtype=np.float64).ravel() for run in runs]
+    arrays = [array for array in arrays if array.size]
+    n = sum(array.size for array in arrays)
+    needed = minimum_n(q, confidence)
+    if n < needed:
+        return Quantile(q, n, None, None, None, _not_enough(n, needed, f"p{q * 100:g}"))
+    pooled = np.concatenate(arrays)
+    order = np.argsort(pooled, kind="stable")
+    ordered = pooled[order]
+    value = float(ordered[nearest_rank(n, q) - 1])
+    if len(arrays) < minimum_n(0.5, confidence):
+        reason = _not_enough(len(arrays), minimum_n(0.5, confidence), f"a bootstrap interval of p{q * 100:g} over runs")
+        return Quantile(q, n, value, None, None, reason)
+    owner = np.repeat(np.arange(len(arrays)), [array.size for array in arrays])[order]
+    estimates = _bootstrap(ordered, owner, len(arrays), q, seed=seed, resamples=resamples)
+    alpha = (1.0 - confidence) / 2.0
+    low, high = np.quantile(estimates, [alpha, 1.0 - alpha], method="nearest")
+    return Quantile(q, n, value, float(low), float(high))
+
+
+def _bootstrap(
+    ordered: NDArray[np.float64], owner: NDArray[np.int64], runs: int, q: float, *, seed: int, resamples: int
+) -> NDArray[np.float64]:
+    """The `q` quantile of each resample of runs; a binary search in rank space instead of `resamples` sorts.
+
+    `owner[i]` is the run of the i-th smallest sample.
+    """
+    # cumulative[i, r]: how many of the i smallest samples belong to run r.
+    cumulative = np.zeros((ordered.size + 1, runs), dtype=np.int64)
+    cumulative[np.arange(1, ordered.size + 1), owner] = 1
+    np.cumsum(cumulative, axis=0, out=cumulative)
+    draws = np.random.default_rng(seed).multinomial(runs, np.full(runs, 1.0 / runs), size=resamples)
+    target = np.ceil(draws @ cumulative[-1] * q - 1e-9)
+    low = np.zeros(resamples, dtype=np.int64)
+    high = np.full(resamples, ordered.size, dtype=np.int64)
+    while np.any(low < high):
+        middle = (low + high) // 2
+        reached = np.einsum("br,br->b", draws, cumulative[middle]) >= target
+        low, high = np.where(reached, low, np.minimum(middle + 1, high)), np.where(reached, middle, high)
+    return np.asarray(ordered[low - 1], dtype=np.float64)
+
+
+def early_stopping_rank(n: int, q: float, confidence: float = EARLY_STOPPING_CONFIDENCE) -> int | None:
+    """How many of `n` latencies from the top the MLPerf early-stopping estimate stands; None when n is too small.
+
+    MLPerf Inference rules, "early stopping": t is the largest number of queries over a latency bound for which the odds
+    of seeing at most t such queries among n, were the true share within the bound below `q`, stay under 1 - confidence:
+    P(Binomial(n, 1 - q) ≤ t) < 1 - confidence. The estimate is the t-th highest latency; t ≥ 1 is required, which
+    takes 64 queries for p90 and 662 for p99.
+    """
+    if n < 1 or binomial_cdf(1, n, 1.0 - q) >= 1.0 - confidence:
+        return None
+    left, right = 1, n
+    while left < right:
+        middle = (left + right + 1) // 2
+        left, right = (middle, right) if binomial_cdf(middle, n, 1.0 - q) < 1.0 - confidence else (left, middle - 1)
+    return left
+
+
+def early_stopping_estimate(samples: ArrayLike, q: float) -> float | None:
+    """MLPerf's single-stream percentile estimate (99 % confidence), or None when there are too few samples."""
+    ordered = np.sort(np.asarray(samples, dtype=np.float64).ravel())
+    rank = early_stopping_rank(int(ordered.size), q)
+    return None if rank is None else float(ordered[ordered.size - rank])

@@ -29,7 +29,9 @@ def _bare(path: Path, name: str) -> Variant:
     if path.suffix == ".xml":
         weights = path.with_suffix(".bin")
         if not weights.is_file():
-            raise SpecError(f"{path}: its weights {weights.name} are missing", remedy="an OpenVINO model is .xml and .bin")
+            raise SpecError(
+                f"{path}: its weights {weights.name} are missing", remedy="an OpenVINO model is .xml and .bin"
+            )
         files.append(weights)
     return Variant(
         path.parent,
@@ -48,10 +50,14 @@ def _bare(path: Path, name: str) -> Variant:
 def _find(path: Path) -> list[Path]:
     """Variant folders below a folder (one level), or the path itself."""
     if not path.exists():
-        raise SpecError(f"{path}: no such file or folder", remedy="give a .tflite, .onnx or .xml file, or a variant folder")
+        raise SpecError(
+            f"{path}: no such file or folder", remedy="give a .tflite, .onnx or .xml file, or a variant folder"
+        )
     if path.is_file():
         if path.suffix not in FORMAT_OF_SUFFIX:
-            raise SpecError(f"{path}: not an artifact", remedy="give a .tflite, .onnx or .xml file, or a variant folder")
+            raise SpecError(
+                f"{path}: not an artifact", remedy="give a .tflite, .onnx or .xml file, or a variant folder"
+            )
         return [path]
     if (path / MANIFEST_NAME).is_file():
         return [path]

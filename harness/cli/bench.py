@@ -20,8 +20,12 @@ def bench(
         typer.Option("--device", "-d", help="Profile name, .yaml file or ssh://[user@]host[:port]; may be repeated."),
     ] = None,
     preset: Annotated[str, typer.Option(help="quick, standard, headline or certified.")] = "quick",
-    runs: Annotated[int | None, typer.Option(min=1, help="Latency runs (fresh processes), instead of the preset's.")] = None,
-    run_s: Annotated[float | None, typer.Option("--run-s", min=0.001, help="Measured seconds per variant and run.")] = None,
+    runs: Annotated[
+        int | None, typer.Option(min=1, help="Latency runs (fresh processes), instead of the preset's.")
+    ] = None,
+    run_s: Annotated[
+        float | None, typer.Option("--run-s", min=0.001, help="Measured seconds per variant and run.")
+    ] = None,
     probes: Annotated[int | None, typer.Option(min=1, help="Fresh processes for cold start and memory.")] = None,
     threads: Annotated[int, typer.Option(min=1, max=256, help="Threads of the engines.")] = 1,
     precision: Annotated[str, typer.Option(help="f32 (never lowered in silence) or auto.")] = "f32",

@@ -106,7 +106,8 @@ def open_store(results: Path, url: str | None, *, create: bool = False) -> Store
         results.mkdir(parents=True, exist_ok=True)
     elif not path.is_file():
         raise SpecError(
-            f"there are no sessions in {results}", remedy="measure something first, e.g. `harness demo`, or give --results"
+            f"there are no sessions in {results}",
+            remedy="measure something first, e.g. `harness demo`, or give --results",
         )
     return Store.open(path)
 

@@ -140,5 +140,7 @@ def finish(loaded: LoadedSession, results: Path, *, as_json: bool, constraints: 
         show.table(loaded)
     if "html" in paths:
         say(f"report: {paths['html']}")
-    say(f"session: {loaded.session_id} — `harness choose latest --max-…`, `harness report latest`, `harness table latest --json`")
+    say(
+        f"session: {loaded.session_id} — `harness choose latest --max-…`, `harness report latest`, `harness table latest --json`"
+    )
     return exit_code_of(loaded.rows)

@@ -1,0 +1,196 @@
+"""A stored session as the commands show it: rows, recommendations, reports. Prints; aggregates and formats nothing itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from harness.cli.common import emit_json
+
+if TYPE_CHECKING:
+    from converters.pipeline import ConversionReport
+    from harness.choose import Constraints, Recommendation
+    from harness.experiment import ConstraintsSpec
+    from harness.records import SessionData
+    from harness.row import Row
+    from harness.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedSession:
+    """A session out of the store, its rows, and what was recommended under some limits."""
+
+    data: SessionData
+    rows: list[Row]
+    recommendations: tuple[Recommendation, ...] = ()
+
+    @property
+    def session_id(self) -> str:
+        """The session's id."""
+        return self.data.session.id
+
+    def chosen(self, constraints: Constraints | None, *, device: str | None = None) -> LoadedSession:
+        """The same with recommendations; None: under the limits of the session's own experiment.
+
+        Raises SpecError for a device the session does not have.
+        """
+        from harness.choose import Constraints, recommend
+        from harness.errors import SpecError
+        from harness.table import run_medians
+
+        names = [record.name for record in self.data.devices]
+        if device is not None and device not in names:
+            raise SpecError(f"session {self.session_id} has no device '{device}'", remedy=f"it has: {', '.join(names)}")
+        limits = constraints or _own_limits(self.data) or Constraints()
+        found = recommend(self.rows, limits, device=device, run_medians=run_medians(self.data))
+        return dataclasses.replace(self, recommendations=tuple(found))
+
+    def row_dicts(self) -> list[dict[str, Any]]:
+        """Flat rows, JSON-compatible."""
+        from harness.row import row_to_dict
+
+        return [row_to_dict(row) for row in self.rows]
+
+    def recommendation_dicts(self) -> list[dict[str, Any]]:
+        """Recommendations, JSON-compatible."""
+        from harness.choose import recommendation_to_dict
+
+        return [recommendation_to_dict(item) for item in self.recommendations]
+
+    def csv(self) -> str:
+        """The rows as CSV."""
+        from harness.report.csv_rows import render_csv
+
+        return render_csv(self.rows)
+
+    def markdown(self) -> str:
+        """The rows and recommendations as Markdown."""
+        from harness.report.markdown import render_markdown
+
+        loaded = self if self.recommendations else self.chosen(None)
+        return render_markdown(loaded.rows, loaded.recommendations)
+
+
+def _own_limits(data: SessionData) -> Constraints | None:
+    """Limits of the experiment that the session was run with, if it had one."""
+    given = data.session.experiment.get("constraints")
+    if not given:
+        return None
+    from harness.experiment import ConstraintsSpec
+
+    # The store has base units; the user's file had text with units. Both are understood by the fields' names.
+    return constraints_of(ConstraintsSpec.model_construct(**given))
+
+
+def constraints_of(spec: ConstraintsSpec) -> Constraints:
+    """The user's limits in the words of `choose`."""
+    from harness.choose import Constraints
+
+    limits = Constraints(
+        max_latency_ns=spec.max_latency,
+        max_latency_p90_ns=spec.max_latency_p90,
+        max_load_ns=spec.max_load,
+        max_size_bytes=spec.max_size,
+        max_memory_bytes=spec.max_memory,
+        max_drop_pp=spec.max_drop,
+        min_accuracy=spec.min_accuracy,
+    )
+    return dataclasses.replace(limits, objective=spec.objective)
+
+
+def load(store: Store, session: str) -> LoadedSession:
+    """A session by id, beginning of it, or 'latest'. Raises SpecError."""
+    from harness.table import build_rows
+
+    data = store.load(store.resolve(session))
+    return LoadedSession(data, build_rows(data))
+
+
+def _render(loaded: LoadedSession, *, recommendations_only: bool = False) -> str:
+    from harness.report.terminal import render_recommendations, render_text
+
+    terminal = sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if terminal else None
+    if recommendations_only:
+        return render_recommendations(loaded.recommendations, width=width, color=terminal)
+    return render_text(loaded.rows, loaded.recommendations, width=width, color=terminal)
+
+
+def table(loaded: LoadedSession) -> None:
+    """Print rows and recommendations."""
+    typer.echo(_render(loaded if loaded.recommendations else loaded.chosen(None)), nl=False)
+
+
+def recommendations(loaded: LoadedSession) -> None:
+    """Print only what to deploy, and who is excluded by which limit."""
+    typer.echo(_render(loaded, recommendations_only=True), nl=False)
+
+
+def rows_as_json(loaded: LoadedSession) -> None:
+    """Print flat rows as JSON."""
+    emit_json(loaded.row_dicts())
+
+
+def sessions(store: Store, *, as_json: bool) -> None:
+    """Print the sessions there are, newest first."""
+    found = store.sessions()
+    if as_json:
+        emit_json([dataclasses.asdict(item) for item in found])
+        return
+    for item in found:
+        typer.echo(f"{item.id}  {item.status:<11}  {item.runs:>4} runs  {item.name}")
+
+
+def write_reports(loaded: LoadedSession, folder: Path) -> Mapping[str, Path]:
+    """Write report.html, report.md, rows.csv, rows.json; where each went."""
+    from harness.report.bundle import write_reports as write
+
+    return write(folder, loaded.session_id, loaded.rows, loaded.recommendations, loaded.data)
+
+
+def conversion_rows(report: ConversionReport) -> list[dict[str, Any]]:
+    """What became of each recipe, flat and JSON-compatible."""
+    from converters.variant import load_variant
+
+    rows = []
+    for row in report.rows:
+        manifest = None if row.folder is None else load_variant(row.folder, verify=False).manifest
+        agreement = None if manifest is None else manifest.agreement
+        rows.append(
+            {
+                "variant": row.variant,
+                "base": report.base_name,
+                "format": row.format,
+                "recipe": row.recipe,
+                "status": row.status,
+                "error": None if row.message is None else f"{row.error_class}: {row.message}",
+                "remedy": row.remedy,
+                "seconds": row.seconds,
+                "cached": row.cached,
+                "folder": None if row.folder is None else str(row.folder),
+                "size_bytes": None if manifest is None else manifest.size_bytes,
+                "size_gzip_bytes": None if manifest is None else manifest.size_gzip_bytes,
+                "parameters": None if manifest is None else manifest.parameters,
+                "relative_error": None if agreement is None else agreement.relative_error,
+                "argmax_agreement": None if agreement is None else agreement.argmax_agreement,
+                "notes": [] if manifest is None else list(manifest.notes),
+            }
+        )
+    return rows
+
+
+def conversion_table(rows: list[dict[str, Any]], out: Path) -> None:
+    """Print what became of each recipe."""
+    from harness.report.conversion import render_conversion
+
+    terminal = sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if terminal else None
+    typer.echo(render_conversion(rows, width=width, color=terminal), nl=False)
+    typer.echo(f"variants: {out} — `harness bench {out}` measures them")

@@ -14,6 +14,7 @@ from harness.stats import distributions, quantiles
 FINITE = st.floats(1.0, 1e9, allow_nan=False)
 
 
+@pytest.mark.stats
 def test_distributions_agree_with_scipy() -> None:
     scipy = pytest.importorskip("scipy.stats", reason="scipy is not installed")
     for n in (1, 2, 7, 64, 368, 5000, 100_000):

@@ -4,8 +4,9 @@ Read by `harness.table`, which flags a row and never trims it. The values are me
 run share that run's own offset (measurement.md: runs differ by more than blocks do), so a plain test over all blocks
 would call every such offset a drift. Therefore:
 
-- trend: Mann-Kendall (1945; Kendall 1975 for ties) **within** runs, summed over runs as strata (Hirsch, Slack and Smith
-  1982), and **across** runs on their medians; the size is a Theil-Sen slope (1950, 1968) times the span;
+- trend: Mann-Kendall (1945; Kendall 1975 for ties) over all blocks where runs do not differ beyond the noise of their
+  blocks; else **within** runs, summed over runs as strata (Hirsch, Slack and Smith 1982), and **across** runs on their
+  medians. The size is a Theil-Sen slope (1950, 1968) times the span;
 - change point: Pettitt's test (1979) over all blocks, and the step must also exceed what runs differ by anyway.
 """
 
@@ -19,11 +20,15 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from harness.stats.distributions import t_quantile
+
 P_VALUE = 0.01
 TREND_THRESHOLD = 0.02
 STEP_THRESHOLD = 0.03
-# A step must stand out of the run-to-run scatter by this many standard errors.
-STEP_ERRORS = 3.0
+# Standard error of a median, in units of that of a mean (normal values); and the scatter between runs, in units of what
+# their blocks' noise explains, from which on blocks of different runs are not taken as exchangeable.
+MEDIAN_ERROR = math.sqrt(math.pi / 2.0)
+RUN_SCATTER = 1.5
 BURST_S = 30.0
 # Fewer values than this show no trend at any p worth having.
 MINIMUM_VALUES = 4
@@ -118,45 +123,61 @@ def _by_run(values: FloatArray, runs: NDArray[np.int64]) -> list[FloatArray]:
     return [values[runs == run] for run in np.unique(runs)]
 
 
-def _trend(times: FloatArray, values: FloatArray, runs: NDArray[np.int64]) -> Trend:
-    centre = float(np.median(values))
-    span = float(times[-1] - times[0])
+def _runs_differ(times: FloatArray, values: FloatArray, runs: NDArray[np.int64]) -> bool:
+    """Whether runs scatter more than their blocks explain, once a straight trend is taken out."""
+    straight = values - theil_sen(times, values) * times
+    parts = _by_run(straight, runs)
+    noise = math.sqrt(float(np.mean([part.var(ddof=1) if part.size > 1 else 0.0 for part in parts])))
+    expected = MEDIAN_ERROR * noise / math.sqrt(float(np.median([part.size for part in parts])))
+    return float(np.std([np.median(part) for part in parts], ddof=1)) > RUN_SCATTER * expected
+
+
+def _trends(times: FloatArray, values: FloatArray, runs: NDArray[np.int64]) -> list[tuple[float, float]]:
+    """(slope, p) of each test that is valid for this series."""
+    names = np.unique(runs)
+    if names.size == 1 or not _runs_differ(times, values, runs):
+        return [(theil_sen(times, values), mann_kendall(values))]
     s_total = variance_total = 0.0
     slopes = []
-    for run in np.unique(runs):
+    for run in names:
         inside = runs == run
         if inside.sum() >= MINIMUM_VALUES:
             s, variance = _kendall_s(values[inside])
             s_total, variance_total = s_total + s, variance_total + variance
             slopes.append(theil_sen(times[inside], values[inside]))
-    within = Trend(
-        float(np.median(slopes)) * span / centre if slopes else 0.0, _normal_p(s_total, variance_total), False
-    )
     medians = np.array([np.median(part) for part in _by_run(values, runs)])
     middles = np.array([np.median(part) for part in _by_run(times, runs)])
-    across = Trend(theil_sen(middles, medians) * span / centre, mann_kendall(medians), False)
-    found = min(within, across, key=lambda trend: (abs(trend.change) <= TREND_THRESHOLD, trend.p_value))
-    flagged = found.p_value < P_VALUE and abs(found.change) > TREND_THRESHOLD
-    return Trend(found.change, found.p_value, flagged)
+    found = [(theil_sen(middles, medians), mann_kendall(medians))]
+    if slopes:
+        found.append((float(np.median(slopes)), _normal_p(s_total, variance_total)))
+    return found
 
 
-def _robust_sd(values: FloatArray) -> float:
-    return 1.4826 * float(np.median(np.abs(values - np.median(values)))) if values.size > 1 else 0.0
+def _trend(times: FloatArray, values: FloatArray, runs: NDArray[np.int64]) -> Trend:
+    scale = float(times[-1] - times[0]) / float(np.median(values))
+    found = [(slope * scale, p) for slope, p in _trends(times, values, runs)]
+    change, p = min(found, key=lambda item: (abs(item[0]) <= TREND_THRESHOLD, item[1]))
+    return Trend(change, p, p < P_VALUE and abs(change) > TREND_THRESHOLD)
 
 
 def _step(values: FloatArray, runs: NDArray[np.int64]) -> Step | None:
-    if values.size < MINIMUM_VALUES:
-        return None
     index, p = pettitt(values)
     before, after = values[:index], values[index:]
     change = float(np.median(after) / np.median(before)) - 1.0
-    # Scatter of runs around their own side of the step, so that the step itself does not count as scatter.
+    flagged = p < P_VALUE and abs(change) > STEP_THRESHOLD and abs(change) > _scatter(before, after, runs)
+    return Step(index, change, p, flagged)
+
+
+def _scatter(before: FloatArray, after: FloatArray, runs: NDArray[np.int64]) -> float:
+    """The largest step that the scatter of the runs explains by itself, at the likeliest of all places (Bonferroni)."""
+    # Each run is held against its own side, so that the step itself does not count as scatter.
     residual = np.concatenate([before / np.median(before), after / np.median(after)])
     medians = np.array([np.median(part) for part in _by_run(residual, runs)])
-    sides = np.unique(runs[:index]).size, np.unique(runs[index:]).size
-    error = _robust_sd(medians) * math.sqrt(1.0 / sides[0] + 1.0 / sides[1])
-    flagged = p < P_VALUE and abs(change) > STEP_THRESHOLD and abs(change) > STEP_ERRORS * error
-    return Step(index, change, p, flagged)
+    if medians.size <= 2:  # noqa: PLR2004 - one run on each side shows no scatter
+        return 0.0
+    sides = np.unique(runs[: before.size]).size, np.unique(runs[before.size :]).size
+    error = float(medians.std(ddof=2)) * math.sqrt(1.0 / sides[0] + 1.0 / sides[1])
+    return error * t_quantile(1.0 - P_VALUE / 2.0 / (medians.size - 1), medians.size - 2.0)
 
 
 def burst_and_sustained(times_s: ArrayLike, values: ArrayLike) -> tuple[float | None, float | None]:

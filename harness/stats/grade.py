@@ -1,0 +1,124 @@
+"""How far a row can be trusted: A, B, C or invalid, with the reasons in words.
+
+Read by `harness.table`, which gathers the evidence from what was really measured, never from what was asked for.
+
+A: every rule of the measurement was met. B: measured, a stated rule unmet. C: indicative only (emulated or contended).
+invalid: nothing to trust. `harness gate` refuses to gate on C and on invalid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.stats.contention import CONTENDED_SHARE, REMARKED_SHARE, Contention
+from harness.stats.drift import Drift
+
+GRADES = ("A", "B", "C", "invalid")
+MINIMUM_WARMUP_S = 0.5
+MINIMUM_WARMUP_SAMPLES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a preset has to meet: runs, seconds and samples per run, relative half-width of the interval."""
+
+    runs: int = 6
+    run_s: float = 1.0
+    run_samples: int = 50
+    half_width: float = 0.03
+
+
+# A quick or standard session is held to the same rules: quick ones then come out as B, and say why.
+RULES = {
+    "headline": Rules(runs=12, half_width=0.01),
+    "certified": Rules(runs=12, run_s=60.0, run_samples=1024, half_width=0.01),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What was measured of one variant on one device. `*_s`, `*_samples`: of the run that had the least.
+
+    `remarks`: further rules unmet, in words (each makes the row B at best), such as a precision that is not the one asked
+    for. `failure`: why the row has no result at all.
+    """
+
+    preset: str
+    runs: int
+    run_s: float
+    run_samples: int
+    warmup_s: float
+    warmup_samples: int
+    half_width: float | None
+    drift: Drift | None
+    contention: Contention | None
+    emulated: bool = False
+    failure: str | None = None
+    remarks: tuple[str, ...] = ()
+
+
+def grade(evidence: Evidence) -> tuple[str, tuple[str, ...]]:
+    """The grade and its reasons; an A has none."""
+    if evidence.failure is not None:
+        return "invalid", (evidence.failure,)
+    if evidence.runs == 0:
+        return "invalid", ("no latency was measured", *evidence.remarks)
+    indicative = _indicative(evidence)
+    unmet = [*_sampling(evidence), *_drift(evidence.drift), *_lightly_contended(evidence), *evidence.remarks]
+    if indicative:
+        return "C", (*indicative, *unmet)
+    return ("B", tuple(unmet)) if unmet else ("A", ())
+
+
+def _indicative(evidence: Evidence) -> list[str]:
+    reasons = []
+    if evidence.emulated:
+        reasons.append("the device is emulated: its time is not a real device's")
+    if evidence.contention is not None and evidence.contention.share > CONTENDED_SHARE:
+        reasons.append(_contended(evidence.contention))
+    return reasons
+
+
+def _lightly_contended(evidence: Evidence) -> list[str]:
+    contention = evidence.contention
+    if contention is None or not REMARKED_SHARE < contention.share <= CONTENDED_SHARE:
+        return []
+    return [_contended(contention)]
+
+
+def _contended(contention: Contention) -> str:
+    text = f"contended: {contention.contended} of {contention.blocks} blocks had to share their CPU"
+    if contention.quiet_ratio is None:
+        return text
+    return f"{text}; the median of the others is {contention.quiet_ratio - 1:+.1%}"
+
+
+def _sampling(evidence: Evidence) -> list[str]:
+    rules = RULES.get(evidence.preset, Rules())
+    reasons = []
+    if evidence.runs < rules.runs:
+        reasons.append(f"{evidence.runs} runs, fewer than {rules.runs}")
+    if evidence.run_s < rules.run_s:
+        reasons.append(f"a run measured {evidence.run_s:.2g} s, less than {rules.run_s:g} s")
+    if evidence.run_samples < rules.run_samples:
+        reasons.append(f"a run took {evidence.run_samples} samples, fewer than {rules.run_samples}")
+    if evidence.warmup_s < MINIMUM_WARMUP_S:
+        reasons.append(f"warm-up of {evidence.warmup_s:.2g} s, less than {MINIMUM_WARMUP_S:g} s")
+    if evidence.warmup_samples < MINIMUM_WARMUP_SAMPLES:
+        reasons.append(f"warm-up of {evidence.warmup_samples} inferences, fewer than {MINIMUM_WARMUP_SAMPLES}")
+    if evidence.half_width is not None and evidence.half_width > rules.half_width:
+        reasons.append(f"not converged: the interval is ±{evidence.half_width:.1%}, wider than ±{rules.half_width:.0%}")
+    return reasons
+
+
+def _drift(drift: Drift | None) -> list[str]:
+    if drift is None or not drift.flagged:
+        return []
+    reasons = []
+    if drift.trend is not None and drift.trend.flagged:
+        reasons.append(f"drift: {drift.trend.change:+.1%} from first to last run (p = {drift.trend.p_value:.2g})")
+    if drift.step is not None and drift.step.flagged:
+        reasons.append(f"drift: a step of {drift.step.change:+.1%} at block {drift.step.index}")
+    if drift.burst is not None and drift.sustained is not None:
+        reasons[-1] += f"; sustained is {drift.sustained / drift.burst - 1:+.1%} against the first 30 s"
+    return reasons

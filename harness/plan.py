@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import random
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+
+from harness.agent.protocol import ENGINE_OF_FORMAT, LatencyPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,6 +17,8 @@ class MeasurementProtocol:
     `runs`: latency runs per variant at least; more are added up to `max_runs` until the relative half-width of the
     95 % interval is ≤ `target` or `budget_s` is spent. `run_s`, `run_samples`: measured time and samples per variant
     and run, spread over `rounds` interleaved rounds. `probes`: fresh processes per variant for cold start and memory.
+    `block_max_s`, `warmup_max_s`: a visit to a slow variant ends then, even with fewer samples. `hang_s`: how long a
+    device may be silent beyond what its work should take before the run counts as hanging.
     """
 
     preset: str = "standard"
@@ -27,15 +34,162 @@ class MeasurementProtocol:
     rounds: int = 10
     settle: int = 2
     memory_invokes: int = 10
+    block_max_s: float = 10.0
+    warmup_max_s: float = 30.0
+    hang_s: float = 120.0
 
 
 PRESETS: dict[str, MeasurementProtocol] = {
     "quick": MeasurementProtocol(
-        preset="quick", max_runs=6, probes=1, warmup_s=0.02, run_s=0.05, run_samples=50, rounds=5
+        preset="quick",
+        max_runs=6,
+        probes=1,
+        warmup_s=0.02,
+        run_s=0.05,
+        run_samples=50,
+        rounds=5,
+        block_max_s=0.5,
+        warmup_max_s=2.0,
     ),
     "standard": MeasurementProtocol(),
     "headline": MeasurementProtocol(preset="headline", runs=12, max_runs=24, target=0.01, probes=6),
     "certified": MeasurementProtocol(
-        preset="certified", runs=12, max_runs=24, target=0.01, probes=6, run_s=60.0, run_samples=1024, rounds=30
+        preset="certified",
+        runs=12,
+        max_runs=24,
+        target=0.01,
+        probes=6,
+        run_s=60.0,
+        run_samples=1024,
+        rounds=30,
+        block_max_s=600.0,
     ),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What one engine on one device measures: the names of its variants. Targets are planned and stopped by themselves."""
+
+    device: str
+    engine: str
+    variants: tuple[str, ...]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Device and engine."""
+        return (self.device, self.engine)
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeJob:
+    """One variant in a fresh process. The first (`repetition` 0) is also the canary: if it dies, no more is asked of
+    the variant on that device; and with `evaluate` it runs the dataset."""
+
+    device: str
+    engine: str
+    variant: str
+    repetition: int
+    evaluate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyJob:
+    """All healthy variants of a target in one fresh process. `order`: per interleaved round, every variant once."""
+
+    device: str
+    engine: str
+    round: int
+    variants: tuple[str, ...]
+    order: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Targets, protocol and seed; the jobs follow from them alone, in the order in which they are to be run.
+
+    One job at a time: two on one machine would measure each other.
+    """
+
+    targets: tuple[Target, ...]
+    protocol: MeasurementProtocol
+    seed: int
+    evaluate: bool = False
+
+    def probes(self) -> tuple[ProbeJob, ...]:
+        """Each variant on each device `protocol.probes` times; each repetition in an order of its own, all devices mixed."""
+        jobs: list[ProbeJob] = []
+        for repetition in range(self.protocol.probes):
+            batch = [
+                ProbeJob(target.device, target.engine, variant, repetition, self.evaluate and repetition == 0)
+                for target in self.targets
+                for variant in target.variants
+            ]
+            self._random("probes", repetition).shuffle(batch)
+            jobs += batch
+        return tuple(jobs)
+
+    def latencies(self, round_: int, healthy: Mapping[tuple[str, str], Collection[str]]) -> tuple[LatencyJob, ...]:
+        """One run of each target that `healthy` (device and engine → variants) still names, in random order."""
+        jobs = [
+            self.latency(target, round_, healthy.get(target.key, ()))
+            for target in self.targets
+            if healthy.get(target.key)
+        ]
+        self._random("latency", round_).shuffle(jobs)
+        return tuple(jobs)
+
+    def latency(self, target: Target, round_: int, healthy: Collection[str], retry: int = 0) -> LatencyJob:
+        """A run of one target over its healthy variants, in randomised complete blocks."""
+        variants = [name for name in target.variants if name in healthy]
+        chance = self._random(f"order {target.device} {target.engine} {retry}", round_)
+        # The order of loading is random too: it decides what the variants find in caches and allocators.
+        loading = chance.sample(variants, len(variants))
+        order = tuple(tuple(chance.sample(variants, len(variants))) for _ in range(self.protocol.rounds))
+        return LatencyJob(target.device, target.engine, round_, tuple(loading), order)
+
+    def _random(self, purpose: str, index: int) -> random.Random:
+        # Seeded by a text: the same on every machine and Python, and independent of how much was drawn before.
+        return random.Random(f"{self.seed}/{purpose}/{index}")  # noqa: S311 - no secret
+
+
+def make_plan(
+    formats: Mapping[str, str],
+    engines: Mapping[str, Sequence[str]],
+    protocol: MeasurementProtocol,
+    *,
+    seed: int,
+    evaluate: bool,
+) -> Plan:
+    """Variants (name → format) on devices (name → usable engines). A variant whose engine a device lacks is not planned."""
+    targets = []
+    for device, usable in engines.items():
+        for engine in usable:
+            variants = tuple(name for name, format_ in formats.items() if ENGINE_OF_FORMAT[format_] == engine)
+            if variants:
+                targets.append(Target(device, engine, variants))
+    return Plan(tuple(targets), protocol, seed, evaluate)
+
+
+def latency_plan(protocol: MeasurementProtocol, order: tuple[tuple[str, ...], ...]) -> LatencyPlan:
+    """What the agent is told: per visit so much that the run totals `run_samples` samples and `run_s` seconds."""
+    rounds = max(1, len(order))
+    return LatencyPlan(
+        order=order,
+        warmup_samples=protocol.warmup_samples,
+        warmup_s=protocol.warmup_s,
+        warmup_max_s=max(protocol.warmup_max_s, protocol.warmup_s),
+        settle=protocol.settle,
+        block_samples=math.ceil(protocol.run_samples / rounds),
+        block_s=protocol.run_s / rounds,
+        block_max_s=max(protocol.block_max_s, protocol.run_s / rounds),
+    )
+
+
+def visit_s(protocol: MeasurementProtocol, inference_s: float) -> float:
+    """Expected seconds of a latency run spent on a variant of that inference time: warm-up, settling, samples."""
+    plan = latency_plan(protocol, ((),) * protocol.rounds)
+    warmup = max(plan.warmup_s, plan.warmup_samples * inference_s)
+    block = max(plan.block_s, plan.block_samples * inference_s)
+    settle = plan.settle * inference_s
+    return min(warmup, plan.warmup_max_s) + protocol.rounds * (settle + min(block, plan.block_max_s))

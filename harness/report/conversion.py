@@ -1,60 +1,58 @@
-"""What became of each recipe, in a terminal or piped: flat rows of `harness convert` → text."""
+"""What became of each recipe when a base model was converted → text for a terminal or a pipe.
+
+Place in the flow: `harness convert` → flat dictionaries → here → a string that `cli` prints. Made, failed, refused: in that
+order, so that what went wrong stands at the end, where the eye is.
+"""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.report import units
 from harness.report.cells import clean
-
-_PIPED_WIDTH = 200
-
-
-def _error_text(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.1e}"
+from harness.report.textgrid import GridColumn, Paper, print_grid
 
 
-def render_conversion(rows: Sequence[dict[str, Any]], *, width: int | None = None, color: bool = False) -> str:
-    """A table of the variants made, then one line for each recipe that failed or was refused, with its reason."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+def render_conversion(rows: Sequence[Mapping[str, Any]], *, width: int | None = None, color: bool = False) -> str:
+    """One line a variant made, a paragraph for each that failed or cannot exist. Arguments as for `render_text`.
 
+    `rows` have: variant, status ("ok", "failed", "refused"), error, remedy, seconds, cached, size_bytes,
+    size_gzip_bytes, relative_error, argmax_agreement, notes.
+    """
+    paper = Paper(width, color=color)
     made = [row for row in rows if row["status"] == "ok"]
-    console = Console(
-        file=io.StringIO(),
-        width=width or _PIPED_WIDTH,
-        force_terminal=color,
-        no_color=not color,
-        highlight=False,
-        color_system="standard" if color else None,
-    )
     if made:
-        table = Table(box=None, pad_edge=False)
-        table.add_column("variant", overflow="fold")
-        for header in ("size", "gzip", "relative error", "same class", "time"):
-            table.add_column(header, justify="right", no_wrap=True)
+        print_grid(paper, _columns(made), [""] * len(made), [""] * len(made))
         for row in made:
-            seconds = "cached" if row["cached"] else f"{row['seconds']:.1f} s"
-            table.add_row(
-                clean(row["variant"]),
-                units.format_bytes(row["size_bytes"]),
-                units.format_bytes(row["size_gzip_bytes"]),
-                _error_text(row["relative_error"]),
-                units.format_share(row["argmax_agreement"]),
-                seconds,
-            )
-        console.print(table)
-    for status in ("refused", "failed"):
-        for row in rows:
-            if row["status"] == status:
-                remedy = f" — {row['remedy']}" if row["remedy"] else ""
-                text = f"{status}: {clean(row['variant'])}: {clean(row['error'])}{clean(remedy)}"
-                console.print(Text(text, style="red" if status == "failed" else "yellow"))
-    counts = {status: sum(row["status"] == status for row in rows) for status in ("ok", "refused", "failed")}
-    console.print(f"{counts['ok']} made, {counts['refused']} cannot exist, {counts['failed']} failed")
-    output = console.file
-    assert isinstance(output, io.StringIO)  # noqa: S101
-    return "\n".join(line.rstrip() for line in output.getvalue().splitlines()) + "\n"
+            for note in row.get("notes") or ():
+                paper.paragraph(f"{clean(row['variant'])}: {clean(note)}", "dim", lead="  ")
+    for status, title, style in (("refused", "Not possible, so not tried", ""), ("failed", "Failed", "red")):
+        chosen = [row for row in rows if row["status"] == status]
+        if chosen:
+            paper.line()
+            paper.line(title, "bold")
+        for row in chosen:
+            reason = clean(row["error"]) or "no reason given"
+            paper.paragraph(f"{clean(row['variant'])}: {reason}", style, lead="✗ " if style else "– ")
+            if row.get("remedy"):
+                paper.paragraph(clean(row["remedy"]), lead="  → ")
+    return paper.text()
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> list[GridColumn]:
+    def column(header: str, texts: list[str]) -> GridColumn:
+        return GridColumn(header, tuple(texts), right=True)
+
+    return [
+        GridColumn("variant", tuple(clean(row["variant"]) for row in rows), folds=True),
+        column("size", [units.format_bytes(row["size_bytes"]) for row in rows]),
+        column("gzip", [units.format_bytes(row["size_gzip_bytes"]) for row in rows]),
+        column("relative\nerror", [units.format_number(row["relative_error"]) for row in rows]),
+        column("agreement\nwith base", [units.format_share(row["argmax_agreement"]) for row in rows]),
+        column("made in", ["cached" if row["cached"] else _seconds(row["seconds"]) for row in rows]),
+    ]
+
+
+def _seconds(value: float | None) -> str:
+    return units.format_ns(None if value is None else value * 1e9)

@@ -1,0 +1,86 @@
+"""All reports of a session into one folder: report.html, report.md, rows.csv, rows.json.
+
+Place in the flow: rows, recommendations and session data → here → files. Each file is whole or not there: it is written
+beside its name and moved into place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.errors import SpecError
+from harness.records import LATENCY, MEASURE, SessionData
+from harness.report.csv_rows import render_csv
+from harness.report.html import render_html, unavailable
+from harness.report.json_rows import render_json
+from harness.report.markdown import render_markdown
+from harness.row import Row
+
+if TYPE_CHECKING:
+    from harness.choose import Recommendation
+    from harness.records import Int64Array
+
+logger = logging.getLogger(__name__)
+
+NAMES = {"json": "rows.json", "csv": "rows.csv", "markdown": "report.md", "html": "report.html"}
+
+
+def write_reports(
+    folder: Path,
+    session_id: str,
+    rows: Sequence[Row],
+    recommendations: Sequence[Recommendation],
+    data: SessionData,
+) -> dict[str, Path]:
+    """Write the reports, replacing older ones; kind → path, kinds as in NAMES.
+
+    Without the extra `report` installed "html" is left out and a warning is logged. Raises SpecError when the folder
+    cannot be written to; what was written before stays.
+    """
+    texts = {
+        "json": render_json(rows),
+        "csv": render_csv(rows),
+        "markdown": render_markdown(rows, recommendations, title=f"{data.session.name} ({session_id})"),
+    }
+    reason = unavailable()
+    if reason is None:
+        texts["html"] = render_html(rows, recommendations, data, samples_of(data))
+    else:
+        logger.warning("no report.html: %s", reason)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return {kind: _write(folder / NAMES[kind], text) for kind, text in texts.items()}
+    except OSError as error:
+        raise SpecError(f"cannot write reports to {folder}: {error.strerror or error}") from error
+
+
+def samples_of(data: SessionData) -> dict[str, dict[str, list[Int64Array]]]:
+    """Measured times of each inference, raw: device → variant → one array of ns for every block of every run."""
+    found: dict[str, dict[str, list[Int64Array]]] = {}
+    for run in data.runs:
+        for block in run.blocks if run.kind == LATENCY else ():
+            if block.phase == MEASURE:
+                found.setdefault(run.device, {}).setdefault(block.variant, []).append(block.wall_ns)
+    return found
+
+
+def _write(path: Path, text: str) -> Path:
+    """Write a text so that a reader sees the old file or the new one, never half of it."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
+            stream.write(text)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+        raise
+    return path

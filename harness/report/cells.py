@@ -1,0 +1,266 @@
+"""What a report shows of a row: the columns, their texts, their order, their explanations.
+
+Place in the flow: `Row` → here → terminal, Markdown and HTML, so that the three say the same in the same words.
+CSV and JSON bypass this: they carry the raw fields.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from harness.report import units
+from harness.row import Row
+
+GRADE_MEANINGS = {
+    "A": "all rules of the measurement were met",
+    "B": "measured, but a stated rule was not met",
+    "C": "indicative only: emulated or contended",
+    "invalid": "not to be used",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: `fields` are the row fields it shows (the first one decides whether there is a value), `text` the
+    cell, `sort` the value to sort by, `meaning` the sentence of the legend. A column that is not `essential` appears
+    only when some row has a value."""
+
+    key: str
+    header: str
+    fields: tuple[str, ...]
+    text: Callable[[Row], str]
+    sort: Callable[[Row], float | str | None]
+    meaning: str
+    numeric: bool = True
+    essential: bool = False
+
+
+def clean(text: str | None) -> str:
+    """A string from a device, a model or a file, safe to print: control and direction characters become "�",
+    line breaks spaces. Markup of the target (Markdown, HTML) is escaped where it is written."""
+    if text is None:
+        return ""
+    flat = " ".join(text.split())
+    return "".join("�" if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co") else c for c in flat)
+
+
+def variant_label(row: Row) -> str:
+    """The variant's name; format and recipe follow in brackets where the name does not hold them."""
+    name = clean(row.variant)
+    missing = [clean(part) for part in (row.format, row.recipe) if part and clean(part) not in name]
+    return f"{name} ({' '.join(missing)})" if missing else name
+
+
+def _memory(row: Row) -> str:
+    text = units.format_bytes(row.memory_peak_bytes)
+    if row.memory_peak_delta_bytes is None:
+        return text
+    return f"{text} ({units.format_bytes(row.memory_peak_delta_bytes, signed=True)})"
+
+
+def _latency(row: Row) -> str:
+    return units.format_ns_interval(row.latency_median_ns, row.latency_median_low_ns, row.latency_median_high_ns)
+
+
+def _drop(row: Row) -> str:
+    return units.format_points_interval(row.accuracy_drop_pp, row.accuracy_drop_low_pp, row.accuracy_drop_high_pp)
+
+
+_GRADE_ORDER = {"A": 0, "B": 1, "C": 2, "invalid": 3}
+
+
+def _columns() -> Iterable[Column]:
+    ns, size, share = units.format_ns, units.format_bytes, units.format_share
+    yield Column(
+        "variant",
+        "variant",
+        ("variant",),
+        variant_label,
+        variant_label,
+        "one artifact: the base model in one format, compressed by one recipe",
+        numeric=False,
+        essential=True,
+    )
+    yield Column(
+        "latency",
+        "latency median [95 %]",
+        ("latency_median_ns",),
+        _latency,
+        lambda r: r.latency_median_ns,
+        "median time of one inference, over runs, with its 95 % interval",
+        essential=True,
+    )
+    yield Column(
+        "p90",
+        "p90",
+        ("latency_p90_ns",),
+        lambda r: ns(r.latency_p90_ns),
+        lambda r: r.latency_p90_ns,
+        "nine of ten inferences take at most this long",
+    )
+    yield Column(
+        "p99",
+        "p99",
+        ("latency_p99_ns",),
+        lambda r: ns(r.latency_p99_ns),
+        lambda r: r.latency_p99_ns,
+        "99 of 100 inferences take at most this long",
+    )
+    yield Column(
+        "virtual",
+        "virtual time",
+        ("virtual_time_ns",),
+        lambda r: ns(r.virtual_time_ns),
+        lambda r: r.virtual_time_ns,
+        "instructions counted by a deterministic emulator, as time; not a latency",
+    )
+    yield Column(
+        "load",
+        "load",
+        ("load_ns",),
+        lambda r: ns(r.load_ns),
+        lambda r: r.load_ns,
+        "loading and compiling in a fresh process",
+    )
+    yield Column(
+        "first",
+        "first",
+        ("first_inference_ns",),
+        lambda r: ns(r.first_inference_ns),
+        lambda r: r.first_inference_ns,
+        "the first inference after loading, in a fresh process",
+    )
+    yield Column(
+        "memory",
+        "peak memory (Δ)",
+        ("memory_peak_bytes", "memory_peak_delta_bytes"),
+        _memory,
+        lambda r: r.memory_peak_bytes,
+        "highest resident memory of the whole process; in brackets, its growth since before the model was loaded",
+    )
+    yield Column(
+        "size",
+        "size",
+        ("size_bytes",),
+        lambda r: size(r.size_bytes),
+        lambda r: r.size_bytes,
+        "the artifact's files on disk; 1 MB = 1,000,000 bytes",
+        essential=True,
+    )
+    yield Column(
+        "gzip",
+        "gzip",
+        ("size_gzip_bytes",),
+        lambda r: size(r.size_gzip_bytes),
+        lambda r: r.size_gzip_bytes,
+        "the same files compressed: what a download costs",
+    )
+    yield Column(
+        "accuracy",
+        "accuracy",
+        ("accuracy",),
+        lambda r: share(r.accuracy),
+        lambda r: r.accuracy,
+        "top-1 share of the dataset's labels, computed from the device's own outputs",
+    )
+    yield Column(
+        "drop",
+        "drop [95 %]",
+        ("accuracy_drop_pp",),
+        _drop,
+        lambda r: r.accuracy_drop_pp,
+        "percentage points (pp) of accuracy lost against the base model, with its 95 % interval; positive is worse",
+    )
+    yield Column(
+        "mae",
+        "MAE",
+        ("mae",),
+        lambda r: units.format_number(r.mae),
+        lambda r: r.mae,
+        "mean absolute error of a regression",
+    )
+    yield Column(
+        "rmse",
+        "RMSE",
+        ("rmse",),
+        lambda r: units.format_number(r.rmse),
+        lambda r: r.rmse,
+        "root of the mean squared error of a regression",
+    )
+    yield Column(
+        "agreement",
+        "agreement",
+        ("agreement",),
+        lambda r: share(r.agreement),
+        lambda r: r.agreement,
+        "share of the rows on which the variant predicts the base model's class",
+    )
+    yield Column(
+        "energy",
+        "energy",
+        ("energy_total_uj",),
+        lambda r: units.format_uj(r.energy_total_uj),
+        lambda r: r.energy_total_uj,
+        "total energy of one inference",
+    )
+    yield Column(
+        "grade",
+        "grade",
+        ("grade",),
+        lambda r: clean(r.grade),
+        lambda r: _GRADE_ORDER.get(r.grade, 4),
+        "how far the figures of the row can be trusted",
+        numeric=False,
+        essential=True,
+    )
+
+
+COLUMNS: dict[str, Column] = {column.key: column for column in _columns()}
+
+
+def plain_header(column: Column) -> str:
+    """A column's header without what it says about brackets."""
+    return column.header.partition(" [")[0].partition(" (")[0]
+
+
+def has_value(column: Column, rows: Iterable[Row]) -> bool:
+    """Whether some row has a value in this column."""
+    return any(getattr(row, column.fields[0]) is not None for row in rows)
+
+
+def columns_for(rows: Iterable[Row]) -> list[Column]:
+    """The columns worth showing for these rows: the essential ones, and those in which some row has a value."""
+    rows = list(rows)
+    return [column for column in COLUMNS.values() if column.essential or has_value(column, rows)]
+
+
+# What only the HTML report has room for.
+DETAILS: tuple[Column, ...] = (
+    Column(
+        "precision",
+        "precision",
+        ("precision",),
+        lambda r: clean(r.precision) or units.NOT_AVAILABLE,
+        lambda r: clean(r.precision) or None,
+        "the precision the engine says it computed in, read back after loading",
+        numeric=False,
+    ),
+    Column(
+        "runs",
+        "runs",
+        ("runs",),
+        lambda r: units.format_count(r.runs),
+        lambda r: r.runs,
+        "latency runs, each a fresh process",
+    ),
+    Column(
+        "samples",
+        "samples",
+        ("samples",),
+        lambda r: units.format_count(r.samples),
+        lambda r: r.samples,
+        "timed inferences in all runs",
+    ),
+)

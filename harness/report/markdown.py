@@ -1,0 +1,103 @@
+"""Rows and recommendations → GitHub-flavoured Markdown, for a pull request, an issue or a wiki.
+
+Place in the flow: arranged rows → here → report.md. Everything that came from a model, a device or a tool is escaped:
+it can neither break the table nor bring HTML, links or mentions along.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from harness.report.arrange import Arrangement, DeviceGroup, Notes, absences, arrange, grades_used
+from harness.report.cells import Column, clean, columns_for, variant_label
+from harness.row import Row
+
+if TYPE_CHECKING:
+    from harness.choose import Recommendation
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]|~$]|^[#+-])")
+_ORDERED = re.compile(r"^(\d+)([.)])")
+
+
+def escape(text: str | None) -> str:
+    """Plain text as Markdown that shows exactly this text: HTML as entities, punctuation behind a backslash."""
+    plain = clean(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    plain = _ORDERED.sub(r"\1\\\2", _SPECIAL.sub(r"\\\1", plain))
+    # A zero-width space after "@" and within "://" keeps a name from calling somebody and an address from being a link.
+    return plain.replace("@", "@\u200b").replace("://", ":\u200b//").replace("www.", "www\u200b.")
+
+
+def render_markdown(rows: Iterable[Row], recommendations: Iterable[Recommendation] = (), *, title: str = "") -> str:
+    """The whole report as Markdown, ending in a newline. `title` becomes the first heading."""
+    rows = list(rows)
+    arranged = arrange(rows, recommendations)
+    notes = Notes()
+    blocks = [f"# {escape(title)}"] if title else []
+    for group in arranged.devices:
+        blocks += _device(group, columns_for(rows), notes)
+    blocks += _refused(arranged)
+    blocks += _legend(rows, notes)
+    return "\n\n".join(blocks) + "\n"
+
+
+def _device(group: DeviceGroup, columns: Sequence[Column], notes: Notes) -> list[str]:
+    blocks = [f"## {escape(group.device)}"]
+    if group.recommendation is not None:
+        blocks.append(f"**{escape(group.recommendation.sentence)}**")
+    if group.ok:
+        blocks.append(_table(group, columns, notes))
+    if group.failed:
+        blocks.append("Failed:")
+        blocks.append("\n".join(_failure(row) for row in group.failed))
+    return blocks
+
+
+def _failure(row: Row) -> str:
+    remedy = f" — remedy: {escape(row.remedy)}" if row.remedy else ""
+    return f"- {_code(variant_label(row))}: {escape(row.error) or 'no reason given'}{remedy}"
+
+
+def _code(text: str) -> str:
+    """A name in code style where that is safe, else escaped."""
+    return f"`{text}`" if re.fullmatch(r"[\w.\-+ ()]+", text) else escape(text)
+
+
+def _table(group: DeviceGroup, columns: Sequence[Column], notes: Notes) -> str:
+    lines = [
+        "| | " + " | ".join(column.header for column in columns) + " |",
+        "|---|" + "|".join("---:" if column.numeric else "---" for column in columns) + "|",
+    ]
+    for row in group.ok:
+        mark = "★" if group.is_winner(row) else "☆" if group.on_front(row) else ""
+        cells = []
+        for column in columns:
+            text = column.text(row)
+            if column.key == "variant":
+                cells.append(_code(text))
+            elif column.key == "grade":
+                numbers = ", ".join(map(str, notes.mark(row.grade_reasons)))
+                cells.append(escape(text) + (f" <sup>{numbers}</sup>" if numbers else ""))
+            else:
+                cells.append(text)
+        lines.append(f"| {mark} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _refused(arranged: Arrangement) -> list[str]:
+    if not arranged.refused:
+        return []
+    lines = []
+    for refusal in arranged.refused:
+        where = f" (on {escape(', '.join(refusal.devices))})" if refusal.devices else ""
+        lines.append(f"- {_code(refusal.label)}{where}: {escape(refusal.reason)}")
+    return ["Not possible, so not tried:", "\n".join(lines)]
+
+
+def _legend(rows: Sequence[Row], notes: Notes) -> list[str]:
+    lines = ["- ★ recommended, ☆ on the Pareto front: no variant here is better in all respects"]
+    lines += [f"- grade {grade}: {meaning}" for grade, meaning in grades_used(rows)]
+    lines += [f"- <sup>{number}</sup> {escape(text)}" for number, text in notes.items()]
+    lines += [f"- n/a: {escape(text)}" for text in absences(rows)]
+    return ["Legend:", "\n".join(lines)]

@@ -50,6 +50,7 @@ PRESETS: dict[str, MeasurementProtocol] = {
         rounds=5,
         block_max_s=0.5,
         warmup_max_s=2.0,
+        hang_s=60.0,
     ),
     "standard": MeasurementProtocol(),
     "headline": MeasurementProtocol(preset="headline", runs=12, max_runs=24, target=0.01, probes=6),

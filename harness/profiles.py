@@ -49,6 +49,13 @@ class DeviceProfile(BaseModel):
     engines: tuple[Literal["litert", "onnxruntime", "openvino"], ...] = Field(
         default=("litert", "onnxruntime", "openvino"), description="Engines the device may use."
     )
+    keep_uploads: bool = Field(
+        default=True,
+        description="Leave uploaded models on the device, so that the next session need not send them again.",
+    )
+    cache_limit_bytes: int = Field(
+        default=2 << 30, ge=0, description="Kept uploads beyond that many bytes are removed, the least used first."
+    )
     emulated: bool = Field(
         default=False, description="True for an emulator: its latency is never graded better than C."
     )

@@ -96,7 +96,7 @@ def test_evaluate_reduces_by_task(tmp_path: Path) -> None:
     outputs = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
     path = tmp_path / "o.npy"
     np.save(path, outputs)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256(outputs.tobytes()).hexdigest()
     classes = evaluate(path, variant="a", task="classification", rows=7, outputs_sha256=digest)
     assert classes.top is not None
     assert classes.top[:, 0].tolist() == outputs.argmax(axis=1).tolist()
@@ -106,7 +106,11 @@ def test_evaluate_reduces_by_task(tmp_path: Path) -> None:
     assert np.array_equal(numbers.outputs, outputs)
     with pytest.raises(MeasurementError, match="not 8 rows"):
         evaluate(path, variant="a", task="classification", rows=8, outputs_sha256=digest)
-    np.save(path, np.array([[1.0, np.inf]], np.float32))
+    with pytest.raises(MeasurementError, match="sha256 differs"):
+        evaluate(path, variant="a", task="classification", rows=7, outputs_sha256="0" * 64)
+    infinite = np.array([[1.0, np.inf]], np.float32)
+    np.save(path, infinite)
+    digest = hashlib.sha256(infinite.tobytes()).hexdigest()
     with pytest.raises(MeasurementError, match="infinity"):
         evaluate(path, variant="a", task="regression", rows=1, outputs_sha256=digest)
 

@@ -6,6 +6,7 @@ are reduced, so that both sides break ties alike.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ def top_classes(outputs: NDArray[Any], k: int = TOP) -> NDArray[np.int32]:
 def evaluate(path: Path, *, variant: str, task: str, rows: int, outputs_sha256: str) -> Evaluation:
     """Reduce the outputs in `path` (float32 [rows, …]) by `task`: "classification" or "regression".
 
-    Raises MeasurementError for a file that is no such array, has other rows, or holds NaN.
+    `outputs_sha256`: of the array's bytes, as the agent reports it. Raises MeasurementError for a file that is no such
+    array, has other bytes or other rows, or holds NaN.
     """
     try:
         outputs = np.load(path, allow_pickle=False)
@@ -51,6 +53,8 @@ def evaluate(path: Path, *, variant: str, task: str, rows: int, outputs_sha256: 
         raise MeasurementError(f"the outputs of {variant} cannot be read: {error}") from error
     if not isinstance(outputs, np.ndarray) or outputs.dtype.kind not in "fiu":
         raise MeasurementError(f"the outputs of {variant} are no array of numbers")
+    if hashlib.sha256(outputs.tobytes()).hexdigest() != outputs_sha256:
+        raise MeasurementError(f"the outputs of {variant} are not those the agent wrote: their sha256 differs")
     if outputs.ndim == 0 or outputs.shape[0] != rows:
         raise MeasurementError(f"the outputs of {variant} have shape {list(outputs.shape)}, not {rows} rows")
     if task == "classification":

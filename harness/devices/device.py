@@ -1,0 +1,224 @@
+"""One device in one session: connected, looked at, with the agent deployed and files brought there by content.
+
+Every file goes to `WORK/blobs/DIGEST/NAME`, where DIGEST names the contents of all files in that folder: what is there with
+the right sha256 is not sent again. Used by `harness.runner`, which alone decides what to run and when.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from converters.variant import Variant, sha256_file
+from harness.agent.protocol import Job, Model, Tensor, encode_job
+from harness.devices.facts import EXTRA_OF_ENGINE, PACKAGE_OF_ENGINE, facts_of, host_id
+from harness.devices.transport import Process, Transport, open_transport
+from harness.errors import DeviceError, TransportError
+from harness.profiles import DeviceProfile
+from harness.records import DeviceRecord, Failure
+
+DEFAULT_WORK_FOLDER = "~/.cache/ondevice-harness"
+INSPECT_TIMEOUT_S = 60.0
+MIN_PYTHON = (3, 10)
+
+OpenTransport = Callable[[DeviceProfile], Transport]
+
+
+def failure_of(error: DeviceError) -> Failure:
+    """An exception as a record."""
+    return Failure(error.where, type(error).__name__, error.message, error.remedy, error.transient)
+
+
+def _interpreter(profile: DeviceProfile) -> str:
+    if profile.python is not None:
+        return profile.python
+    if profile.transport == "local":
+        import sys
+
+        return sys.executable
+    return "python3"
+
+
+def _work_folder(profile: DeviceProfile) -> str:
+    if profile.work_folder is not None:
+        return profile.work_folder
+    cache = os.environ.get("XDG_CACHE_HOME") if profile.transport == "local" else None
+    return f"{cache}/ondevice-harness" if cache else DEFAULT_WORK_FOLDER
+
+
+class Device:
+    """A connected device. Make one with `Device.open`; `close` cleans up on it."""
+
+    def __init__(
+        self, profile: DeviceProfile, transport: Transport, session: str | None, opener: OpenTransport
+    ) -> None:
+        self.profile = profile
+        self.transport = transport
+        self.python = _interpreter(profile)
+        self._session = session
+        self._opener = opener
+        self._verified: dict[str, str] = {}
+        self._mine: set[str] = set()
+        self._agent: str | None = None
+        raw = self._ask(do="inspect", work=_work_folder(profile), session=session)
+        if tuple(int(part) for part in str(raw["python"]).split(".")[:2]) < MIN_PYTHON:
+            raise DeviceError(
+                f"{profile.name}: {self.python} is Python {raw['python']}, the agent needs 3.10 or newer",
+                remedy="give a newer interpreter as 'python' in the device profile",
+            )
+        self.work = str(raw["work"])
+        self.folder = str(raw["session"] or self.work)
+        self.record = DeviceRecord(
+            name=profile.name,
+            transport=profile.transport,
+            emulated=profile.emulated,
+            host_id=host_id(raw["texts"], str(raw["hostname"])),
+            facts=facts_of(raw),
+        )
+
+    @classmethod
+    def open(
+        cls, profile: DeviceProfile, session: str | None = None, *, opener: OpenTransport = open_transport
+    ) -> Device:
+        """Connect and look around. With `session`, a folder of that name is made for it. Raises DeviceError."""
+        transport = opener(profile)
+        try:
+            return cls(profile, transport, session, opener)
+        except BaseException:
+            transport.close()
+            raise
+
+    def reopen(self) -> None:
+        """Connect anew after a lost connection. Raises DeviceError."""
+        self.transport.close()
+        self.transport = self._opener(self.profile)
+        self._ask(do="inspect", work=self.work, session=self._session)
+
+    def _ask(self, **request: Any) -> dict[str, Any]:
+        """Run `on_device.py` there. Raises TransportError with the device's own words."""
+        script = resources.files("harness.devices").joinpath("on_device.py").read_bytes()
+        done = self.transport.run([self.python, "-", json.dumps(request)], timeout=INSPECT_TIMEOUT_S, stdin=script)
+        remedy = "check 'python' in the device profile: it must be Python 3.8 or newer"
+        if done.returncode != 0:
+            words = done.stderr.decode("utf-8", "replace").strip()[-500:]
+            raise TransportError(f"{self.profile.name}: {self.python} failed: {words}", remedy=remedy)
+        try:
+            answer = json.loads(done.stdout)
+        except ValueError as error:
+            raise TransportError(
+                f"{self.profile.name}: {self.python} gave no answer: {done.stdout[:200]!r}", remedy=remedy
+            ) from error
+        if not isinstance(answer, dict) or "error" in answer:
+            raise TransportError(
+                f"{self.profile.name}: {answer.get('error') if isinstance(answer, dict) else answer!r}",
+                remedy="check 'work_folder' in the device profile, and its free space",
+            )
+        return answer
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """Engines that the profile allows and the device has."""
+        installed = self.record.facts.get("engines", {})
+        return tuple(name for name in self.profile.engines if name in installed)
+
+    def why_no_engine(self, engine: str) -> Failure:
+        """Why an engine is not to be used here, and what to do."""
+        if engine not in self.profile.engines:
+            return Failure(
+                "device",
+                "EngineNotAllowed",
+                f"the profile of {self.profile.name} does not list the engine {engine}",
+                f"add {engine} to 'engines' in the device profile",
+            )
+        here = self.profile.transport == "local" and self.profile.python is None
+        package = f"'ondevice-harness[{EXTRA_OF_ENGINE[engine]}]'" if here else PACKAGE_OF_ENGINE[engine]
+        return Failure(
+            "device",
+            "EngineMissing",
+            f"{self.profile.name} has no {engine} for {self.python}",
+            f"install the extra '{EXTRA_OF_ENGINE[engine]}': {self.python} -m pip install {package}",
+        )
+
+    def deploy(self, files: Mapping[str, Path]) -> str:
+        """Bring files (relative name → local path) into one folder named by their contents; the folder on the device.
+
+        Sends only what is not there with the right sha256. Raises TransportError.
+        """
+        digests = {name: sha256_file(path) for name, path in files.items()}
+        listing = "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
+        key = hashlib.sha256(listing.encode()).hexdigest()[:32]
+        folder = f"{self.work}/blobs/{key}"
+        self._mine.add(key)
+        wanted = {f"{folder}/{name}": digest for name, digest in digests.items()}
+        unsure = [remote for remote, digest in wanted.items() if self._verified.get(remote) != digest]
+        if unsure:
+            self._verified |= self.transport.sha256(unsure)
+        for name, path in files.items():
+            remote = f"{folder}/{name}"
+            if self._verified.get(remote) != wanted[remote]:
+                self.transport.push(path, remote)
+                self._verified[remote] = wanted[remote]
+        return folder
+
+    def deploy_variant(self, variant: Variant) -> Model:
+        """Bring a variant's files to the device; the model as the agent is to load it."""
+        paths = variant.paths()
+        folder = self.deploy({path.name: path for path in paths})
+        return model_of(variant, f"{folder}/{paths[0].name}")
+
+    def start_agent(self, job: Job) -> Process:
+        """Start a fresh agent process with its job on stdin, which stays open as its life line. Raises TransportError."""
+        if self._agent is None:
+            package = Path(str(resources.files("harness.agent")))
+            self._agent = self.deploy({f"agent/{path.relative_to(package)}": path for path in package.rglob("*.py")})
+        argv = [self.python, "-m", "agent"]
+        if self.profile.transport == "local":
+            argv.append("--die-with-parent")
+        env = {**self.profile.environment, "PYTHONPATH": self._agent}
+        return self.transport.start(argv, stdin=encode_job(job).encode() + b"\n", cwd=self.folder, env=env)
+
+    def close(self) -> None:
+        """Clean up on the device and let go of it. Raises TransportError when the cleaning could not be done."""
+        try:
+            self._ask(
+                do="sweep",
+                work=self.work,
+                session=self._session,
+                mine=sorted(self._mine),
+                keep=self.profile.keep_uploads,
+                limit_bytes=self.profile.cache_limit_bytes,
+            )
+        finally:
+            self.transport.close()
+
+    def failed(self, error: DeviceError) -> DeviceRecord:
+        """This device's record once it has failed for good."""
+        return replace(self.record, failure=failure_of(error))
+
+
+def model_of(variant: Variant, path: str) -> Model:
+    """A variant as the agent's protocol describes models; without a signature the agent asks the engine."""
+    signature = variant.manifest.signature
+    if signature is None:
+        return Model(variant.name, path)
+
+    def tensor(spec: Any) -> Tensor:
+        quantization = spec.quantization
+        return Tensor(
+            name=spec.name,
+            shape=spec.shape,
+            dtype=spec.dtype,
+            source=spec.source,
+            axes=spec.axes,
+            scale=() if quantization is None else quantization.scale,
+            zero_point=() if quantization is None else quantization.zero_point,
+            quantized_axis=None if quantization is None else quantization.axis,
+        )
+
+    return Model(variant.name, path, tuple(map(tensor, signature.inputs)), tuple(map(tensor, signature.outputs)))

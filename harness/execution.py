@@ -1,0 +1,213 @@
+"""One job on one device: start the agent, listen to it, and say how it ended. Knows nothing of sessions or of the store.
+
+A dead, silent or babbling agent becomes a Failure with the model at fault where that can be told; a lost connection stays a
+TransportError, for the runner may try again. What was heard until then is kept in the Transcript in any case.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.agent.protocol import Job, ProtocolError, decode_message
+from harness.devices.transport import Process
+from harness.records import Failure
+
+# After `done` the agent leaves at once; one that does not is ended.
+END_TIMEOUT_S = 10.0
+# How much slower than its first inference a model may run before silence means a hang.
+_PATIENCE = 5.0
+# Errors that other models of the same engine on the same device would meet as well.
+ENGINE_WIDE_KINDS = ("engine_missing", "job")
+
+
+@dataclass(slots=True)
+class Transcript:
+    """What the agent said, in order, and what became of the run: `failure` (the whole run), `failed` (single models)."""
+
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    failure: Failure | None = None
+    failed: dict[str, Failure] = field(default_factory=dict)
+    done: bool = False
+
+    def first(self, kind: str) -> dict[str, Any] | None:
+        """The first message of a type."""
+        return next((message for message in self.messages if message["type"] == kind), None)
+
+    def environment(self) -> dict[str, Any]:
+        """What was set and read back, and the contention counters again at the end, under "after"."""
+        hello, done = self.first("hello"), self.first("done")
+        environment = {} if hello is None else dict(hello["environment"])
+        if done is not None:
+            environment["after"] = done["environment_after"]
+        return environment
+
+    def sensors(self) -> tuple[dict[str, Any], ...]:
+        """Readings taken during the run, with the device's clock."""
+        return tuple(
+            {"t_ns": message["t_ns"], "name": message["name"], "values": message["values"]}
+            for message in self.messages
+            if message["type"] == "sensor" and message["name"] != "stage"
+        )
+
+
+def listen(process: Process, job: Job, transcript: Transcript, *, hang_s: float) -> None:
+    """Read the agent's messages until it ends, and kill it if it does not. Raises TransportError (connection lost).
+
+    The caller kills the process afterwards in any case: also when this raises KeyboardInterrupt.
+    """
+    allowance = _Allowance(job, hang_s)
+    try:
+        while not transcript.done:
+            line = process.read_line(allowance.seconds())
+            if line is None:
+                break
+            message = decode_message(line.decode("utf-8", "replace"))
+            transcript.messages.append(message)
+            allowance.heard(message)
+            _note(message, job, transcript)
+        process.close_stdin()
+        code = process.wait(END_TIMEOUT_S)
+    except TimeoutError:
+        if not transcript.done:
+            _fail(job, transcript, _silent(allowance.seconds()))
+        return
+    except ProtocolError as error:
+        process.kill()
+        said = _last_words(process)
+        _fail(job, transcript, Failure("measurement", "ProtocolError", f"the agent broke its protocol: {error}{said}"))
+        return
+    if not transcript.done:
+        _fail(job, transcript, _died(code, _last_words(process)))
+
+
+def _note(message: Mapping[str, Any], job: Job, transcript: Transcript) -> None:
+    """Take errors and the end from a message; refuse models that are not in the job."""
+    kind = message["type"]
+    known = {model.id for model in job.models}
+    if kind in ("loaded", "memory", "warmup", "block", "outputs") and message["id"] not in known:
+        raise ProtocolError(f"message {kind!r} about {message['id']!r}, which is no model of the job")
+    if kind == "done":
+        transcript.done = True
+    elif kind == "error":
+        failure = Failure("measurement", str(message["name"]), str(message["message"]), message["remedy"])
+        if message["id"] in known:
+            transcript.failed[message["id"]] = failure
+        else:
+            transcript.failure = failure
+
+
+def _fail(job: Job, transcript: Transcript, failure: Failure) -> None:
+    """The run ended badly: blame the model that was being worked on, or else the whole run."""
+    culprit = culprit_of(job, transcript)
+    what = _doing(transcript)
+    named = Failure(
+        failure.where, failure.name, f"{failure.message} ({what})" if what else failure.message, failure.remedy
+    )
+    if culprit is not None:
+        transcript.failed[culprit] = named
+    transcript.failure = named
+
+
+def culprit_of(job: Job, transcript: Transcript) -> str | None:
+    """The model the agent was at when it stopped talking; None when that cannot be told."""
+    if len(job.models) == 1:
+        return job.models[0].id
+    stages = [m for m in transcript.messages if m["type"] == "sensor" and m["name"] == "stage"]
+    if not stages:
+        return None
+    stage = stages[-1]["values"]
+    if stage.get("id") is not None or job.latency is None:
+        return None if stage.get("id") is None else str(stage["id"])
+    # In the measured rounds nothing is announced, so as not to disturb: the next visit after the last block.
+    visits = [
+        (index, name)
+        for index, order in enumerate(job.latency.order)
+        for name in order
+        if name not in transcript.failed
+    ]
+    blocks = [m for m in transcript.messages if m["type"] == "block" and m["phase"] == "measure"]
+    if not blocks:
+        return visits[0][1] if visits else None
+    last = (blocks[-1]["index"], blocks[-1]["id"])
+    place = visits.index(last) + 1 if last in visits else len(visits)
+    return visits[place][1] if place < len(visits) else None
+
+
+def _doing(transcript: Transcript) -> str:
+    """In words, what the agent had announced last."""
+    stages = [m["values"] for m in transcript.messages if m["type"] == "sensor" and m["name"] == "stage"]
+    if not stages:
+        return "" if transcript.messages else "before its first message"
+    return f"during {stages[-1].get('stage')}"
+
+
+def _silent(seconds: float) -> Failure:
+    return Failure(
+        "measurement",
+        "Hang",
+        f"the agent said nothing for {seconds:.0f} s and was killed",
+        "raise 'hang_s' in the protocol if the device is that slow; else this engine cannot run this model",
+    )
+
+
+def _died(code: int, said: str) -> Failure:
+    if code == -signal.SIGKILL:
+        return Failure(
+            "measurement",
+            "SIGKILL",
+            f"the agent was killed by SIGKILL{said}",
+            "most often the kernel does that for want of memory: free some, or measure fewer variants at once",
+        )
+    if code < 0:
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = f"signal {-code}"
+        return Failure(
+            "measurement",
+            name,
+            f"the agent died of {name}{said}",
+            "the engine crashes on this model: the file may be damaged, or the engine has a bug; try another version",
+        )
+    return Failure(
+        "measurement",
+        "AgentEnded",
+        f"the agent ended with code {code} and without 'done'{said}",
+        "check that 'python' in the device profile has numpy and the engine",
+    )
+
+
+def _last_words(process: Process) -> str:
+    """The end of stderr, for a message."""
+    lines = [line for line in process.stderr_tail().decode("utf-8", "replace").splitlines() if line.strip()]
+    return f": {' | '.join(lines[-6:])[-600:]}" if lines else ""
+
+
+class _Allowance:
+    """How long the agent may be silent now: `hang_s` beyond what the work at hand should take."""
+
+    def __init__(self, job: Job, hang_s: float) -> None:
+        self._job = job
+        self._hang_s = hang_s
+        self._inference_s = 0.0
+
+    def heard(self, message: Mapping[str, Any]) -> None:
+        """Learn how slow the models are."""
+        if message["type"] == "loaded" and message["first_inference_ns"]:
+            self._inference_s = max(self._inference_s, message["first_inference_ns"] / 1e9)
+        elif message["type"] == "warmup" and message["wall_ns"]:
+            self._inference_s = max(self._inference_s, max(message["wall_ns"]) / 1e9)
+
+    def seconds(self) -> float:
+        """Seconds until the next message at the latest."""
+        if self._job.probe is not None and self._job.probe.outputs_path is not None:
+            return self._hang_s + _PATIENCE * self._job.data.rows * self._inference_s
+        if self._job.latency is not None:
+            # A visit ends by itself; only the inference that is running then goes beyond.
+            plan = self._job.latency
+            visit = max(plan.warmup_max_s, 2 * plan.block_max_s)
+            return self._hang_s + visit + _PATIENCE * self._inference_s
+        return self._hang_s

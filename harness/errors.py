@@ -6,7 +6,8 @@ HarnessError
 ├── DeviceError        a device or the way to it failed (exit code 3); may be transient
 │   ├── TransportError     connection, upload, download, time-out
 │   └── HostKeyError       an SSH host key is unknown or has changed
-└── MeasurementError   the agent or an engine failed on one variant; becomes a failed row
+├── MeasurementError   the agent or an engine failed on one variant; becomes a failed row
+└── StoreError         the session store cannot be written now: disk full, locked (exit code 3)
 """
 
 from __future__ import annotations
@@ -57,3 +58,9 @@ class MeasurementError(HarnessError):
     """The agent, or an engine inside it, failed on a variant."""
 
     where = "measurement"
+
+
+class StoreError(HarnessError):
+    """The session store cannot be written now: the disk is full, or another process holds it."""
+
+    where = "store"

@@ -19,7 +19,7 @@ FLOW = [
     {"harness.records", "harness.row"},
     {"harness.plan", "harness.profiles", "harness.stats", "harness.collectors"},
     {"harness.experiment", "harness.devices"},
-    {"harness.runner", "harness.store"},
+    {"harness.runner", "harness.store", "harness.store_schema"},
     {"harness.table"},
     {"harness.choose", "harness.compare", "harness.gate"},
     {"harness.report"},

@@ -21,6 +21,7 @@ from typing import Any, Self
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
+from harness import store_schema
 from harness.errors import HarnessError, SpecError, StoreError
 from harness.records import DeviceRecord, Reference, Run, Session, SessionData, VariantRecord
 from harness.store_schema import (
@@ -35,19 +36,6 @@ from harness.store_schema import (
     VARIANTS,
     VERSION,
     BlobError,
-    block_row,
-    device_from_json,
-    device_json,
-    evaluation_row,
-    load_row,
-    reference_columns,
-    reference_from_row,
-    run_from_rows,
-    run_row,
-    session_from_row,
-    session_row,
-    variant_from_json,
-    variant_json,
 )
 
 DEFAULT_PATH = Path("results") / "harness.sqlite"
@@ -125,22 +113,22 @@ class Store:
     ) -> None:
         """Begin a session. Raises SpecError when its id is taken."""
         with self._writing(f"session {session.id!r} exists already") as connection:
-            row = session_row(session) | reference_columns(reference)
+            row = store_schema.session_row(session) | store_schema.reference_columns(reference)
             connection.execute(sa.insert(SESSIONS), row)
             for variant in variants:
-                _put(connection, VARIANTS, session.id, variant.name, variant_json(variant))
+                _put(connection, VARIANTS, session.id, variant.name, store_schema.variant_json(variant))
             for device in devices:
-                _put(connection, DEVICES, session.id, device.name, device_json(device))
+                _put(connection, DEVICES, session.id, device.name, store_schema.device_json(device))
 
     def add_variant(self, session_id: str, variant: VariantRecord) -> None:
         """Add a variant, or replace the one of the same name in its place."""
         with self._writing(f"there is no session {session_id!r}") as connection:
-            _put(connection, VARIANTS, session_id, variant.name, variant_json(variant))
+            _put(connection, VARIANTS, session_id, variant.name, store_schema.variant_json(variant))
 
     def add_device(self, session_id: str, device: DeviceRecord) -> None:
         """Add a device, or replace the one of the same name in its place."""
         with self._writing(f"there is no session {session_id!r}") as connection:
-            _put(connection, DEVICES, session_id, device.name, device_json(device))
+            _put(connection, DEVICES, session_id, device.name, store_schema.device_json(device))
 
     def add_run(self, run: Run) -> None:
         """Add a whole run in one transaction: after this returns, nothing short of a lost disk takes it away.
@@ -149,13 +137,13 @@ class Store:
         int64 or whose wall and CPU times differ in number.
         """
         parts = (
-            (LOADS, [load_row(run.id, i, load) for i, load in enumerate(run.loads)]),
-            (BLOCKS, [block_row(run.id, i, block) for i, block in enumerate(run.blocks)]),
-            (EVALUATIONS, [evaluation_row(run.id, i, item) for i, item in enumerate(run.evaluations)]),
+            (LOADS, [store_schema.load_row(run.id, i, load) for i, load in enumerate(run.loads)]),
+            (BLOCKS, [store_schema.block_row(run.id, i, block) for i, block in enumerate(run.blocks)]),
+            (EVALUATIONS, [store_schema.evaluation_row(run.id, i, item) for i, item in enumerate(run.evaluations)]),
         )
         with self._writing(f"run {run.id!r} exists already, or its session does not") as connection:
             position = _next_position(connection, RUNS, run.session_id)
-            connection.execute(sa.insert(RUNS), run_row(run) | {"position": position})
+            connection.execute(sa.insert(RUNS), store_schema.run_row(run) | {"position": position})
             for table, rows in parts:
                 if rows:
                     connection.execute(sa.insert(table), rows)
@@ -236,11 +224,11 @@ class Store:
             )
             try:
                 return SessionData(
-                    session=session_from_row(row),
-                    variants=tuple(variant_from_json(text) for text in variants),
-                    devices=tuple(device_from_json(text) for text in devices),
+                    session=store_schema.session_from_row(row),
+                    variants=tuple(store_schema.variant_from_json(text) for text in variants),
+                    devices=tuple(store_schema.device_from_json(text) for text in devices),
                     runs=_runs(connection, session_id),
-                    reference=reference_from_row(row),
+                    reference=store_schema.reference_from_row(row),
                 )
             except (BlobError, KeyError, TypeError, ValueError) as error:
                 raise SpecError(f"session {session_id!r} in {self._where} is damaged: {error}") from error
@@ -322,7 +310,7 @@ def _runs(connection: sa.Connection, session_id: str) -> tuple[Run, ...]:
         parts.append(by_run)
     query = sa.select(RUNS).where(RUNS.c.session_id == session_id).order_by(RUNS.c.position)
     return tuple(
-        run_from_rows(row, *(by_run.get(row["id"], []) for by_run in parts))
+        store_schema.run_from_rows(row, *(by_run.get(row["id"], []) for by_run in parts))
         for row in connection.execute(query).mappings()
     )
 

@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from harness.row import FAILED, OK, REFUSED, Row
 
 HOSTILE = '<script>alert("x")</script>\x1b[31m|`*&amp;\n</script><img src=http://evil.example/x onerror=alert(1)>'
@@ -60,7 +62,7 @@ def row(recipe: str = "fp32", form: str = "tflite", device: str = "laptop", **va
 
 
 def failed(recipe: str = "static_wi8_ai16", device: str = "laptop", **values: Any) -> Row:
-    return Row(
+    plain = Row(
         session="20261121-221500-a1b2c3",
         variant=f"dscnn.tflite.{recipe}",
         base="dscnn",
@@ -68,17 +70,16 @@ def failed(recipe: str = "static_wi8_ai16", device: str = "laptop", **values: An
         recipe=recipe,
         device=device,
         engine=None,
-        **{
-            "status": FAILED,
-            "error": "ToolCrashed: the converter was killed by SIGSEGV",
-            "remedy": "try the recipe without 16-bit activations",
-            **values,
-        },
+        status=FAILED,
+        error="ToolCrashed: the converter was killed by SIGSEGV",
+        remedy="try the recipe without 16-bit activations",
     )
+    return dataclasses.replace(plain, **values)
 
 
 def refused(recipe: str = "static_wi4_ai4", device: str = "laptop", **values: Any) -> Row:
-    return failed(recipe, device, status=REFUSED, error="no kernel has 4-bit activations", remedy=None, **values)
+    plain = failed(recipe, device, status=REFUSED, error="no kernel has 4-bit activations", remedy=None)
+    return dataclasses.replace(plain, **values)
 
 
 def many(devices: tuple[str, ...] = ("laptop", "board")) -> list[Row]:
@@ -128,3 +129,14 @@ def advice(device: str = "laptop") -> Advice:
         excluded=(("dscnn.onnx.fp32", ("p90 2.64 ms > 2.50 ms",)),),
         pareto=("dscnn.tflite.static_wi8_ai8", "dscnn.openvino.static_wi8_ai8", "dscnn.tflite.fp32"),
     )
+
+
+def samples(rows: list[Row], runs: int = 3) -> dict[str, dict[str, list[np.ndarray]]]:
+    """Made-up times around each ok row's median: device → variant → one array of ns per run."""
+    rng = np.random.default_rng(0)
+    found: dict[str, dict[str, list[np.ndarray]]] = {}
+    for one in rows:
+        if one.status == OK and one.latency_median_ns is not None:
+            spread = np.exp(np.abs(rng.normal(scale=0.05, size=(runs, 400))) - 0.03)
+            found.setdefault(one.device, {})[one.variant] = list((one.latency_median_ns * spread).astype(np.int64))
+    return found

@@ -136,8 +136,9 @@ def trade_off(group: DeviceGroup, start: str) -> Figure | None:
     points = [(row, time / factor, getattr(row, name) * scale) for row, time in zip(rows, times, strict=True)]
     front = [point for point in points if group.on_front(point[0])]
     traces = [*_front_line(front), *_winner(group, points)]
+    order = {row.variant: number for number, row in enumerate(group.ok)}
     traces += [
-        _markers([point for point in points if point[0].format == form], form, factor, name)
+        _markers([point for point in points if point[0].format == form], form, factor, name, order)
         for form in dict.fromkeys(row.format for row in rows)
     ]
     if name in ("rmse", "mae"):
@@ -148,7 +149,9 @@ def trade_off(group: DeviceGroup, start: str) -> Figure | None:
     return {"data": traces, "layout": _layout(470, xaxis=axis, yaxis=axis_y, annotations=annotations)}
 
 
-def _markers(points: Sequence[tuple[Row, float, float]], form: str, factor: float, quality: str) -> dict[str, Any]:
+def _markers(
+    points: Sequence[tuple[Row, float, float]], form: str, factor: float, quality: str, order: Mapping[str, int]
+) -> dict[str, Any]:
     label, color, symbol = style_of(form)
     right, left = [], []
     for row, x, _ in points:
@@ -167,7 +170,7 @@ def _markers(points: Sequence[tuple[Row, float, float]], form: str, factor: floa
         "error_y": {**bars, "array": [up for up, _ in vertical], "arrayminus": [down for _, down in vertical]},
         "marker": {"color": color, "symbol": symbol, "size": 12},
         "text": [hover(row) for row, _, _ in points],
-        "customdata": [row.variant for row, _, _ in points],
+        "customdata": [order[row.variant] for row, _, _ in points],
         "hovertemplate": "%{text}<extra></extra>",
     }
 

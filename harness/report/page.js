@@ -45,9 +45,9 @@ function wireTable(section) {
   apply();
 }
 
-function showRow(section, variant) {
+function showRow(section, index) {
   for (const row of section.querySelectorAll("tbody tr")) {
-    const wanted = row.dataset.variant === variant;
+    const wanted = row.dataset.index === String(index);
     row.classList.toggle("flash", wanted);
     if (wanted) row.scrollIntoView({ block: "center" });
   }
@@ -79,8 +79,8 @@ async function draw() {
     if (place.clientWidth < 560) delete layout.annotations;
     await window.Plotly.newPlot(place, figure.data, layout, config);
     place.on("plotly_click", (event) => {
-      const variant = event.points[0].customdata;
-      if (variant !== undefined) showRow(place.closest("section"), variant);
+      const index = event.points[0].customdata;
+      if (index !== undefined) showRow(place.closest("section"), index);
     });
   }
 }

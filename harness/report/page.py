@@ -159,7 +159,7 @@ def _row(row: Row, group: DeviceGroup, columns: Sequence[Column], notes: Notes, 
     return {
         "format": clean(row.format),
         "format_class": css(row.format),
-        "variant": row.variant,
+        "variant": clean(row.variant),
         "words": " ".join(clean(word) for word in words if word).lower(),
         "winner": winner,
         "marked": winner or front,

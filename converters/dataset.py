@@ -159,7 +159,10 @@ def load_dataset(
 
         if isinstance(preprocessing, Mapping):
             raise DatasetError("a folder of images has one input: declare one preprocessing")
-        source = source_from_folder(path, preprocessing or Preprocessing(), max_bytes)
+        try:
+            source = source_from_folder(path, preprocessing or Preprocessing(), max_bytes)
+        except OSError as error:
+            raise DatasetError(f"{error.filename or path}: {error.strerror or error}") from error
     else:
         source = source_from_arrays(read_npz(path, max_bytes), str(path))
     return _assembled(source, preprocessing, limit, seed, calibration_size, task)
@@ -300,6 +303,8 @@ def checked_labels(split: Split, task: str, class_names: tuple[str, ...]) -> Arr
         raise DatasetError(f"{where}: are not whole numbers", remedy="store class numbers from 0")
     if (flat < 0).any():
         raise DatasetError(f"{where}: hold negative class numbers", remedy="number the classes from 0")
+    if (flat > np.iinfo(np.int32).max).any():
+        raise DatasetError(f"{where}: go up to {flat.max()}, which is no class number")
     if class_names and int(flat.max()) >= len(class_names):
         raise DatasetError(f"{where}: go up to {int(flat.max())}, but there are {len(class_names)} class_names")
     return flat.astype(np.int64)

@@ -8,20 +8,36 @@ file that is no image is left out with a note; an image that cannot be decoded i
 from __future__ import annotations
 
 import math
+import struct
 import warnings
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converters.dataset_source import SOLE_INPUT, Source, Split, sides
+from converters.dataset_source import SOLE_INPUT, Source, Split, first_line, sides
 from converters.preprocessing import Array, DatasetError, Preprocessing
 
 if TYPE_CHECKING:
     from PIL import Image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP")  # no others: some of Pillow's readers start other programs
 MAX_PIXELS = 50_000_000
+# What Pillow's decoders raise on damaged files, as their sources have it.
+DECODER_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    EOFError,
+    OverflowError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+)
 SPLITS = ("train", "test")
 
 
@@ -142,20 +158,22 @@ class _Reader:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
-                with Image.open(path) as image:
+                with Image.open(path, formats=FORMATS) as image:
                     return self._converted(image, path)
         except DatasetError:
             raise
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise DatasetError(f"{path}: too many pixels ({error})") from error
-        except (OSError, SyntaxError, ValueError, TypeError, IndexError) as error:
-            raise DatasetError(f"{path}: cannot be decoded ({str(error).splitlines()[0][:200]})") from error
+        except DECODER_ERRORS as error:
+            raise DatasetError(f"{path}: cannot be decoded ({first_line(error)})") from error
 
     def _converted(self, image: Image.Image, path: Path) -> Array:
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise DatasetError(f"{path}: {width}×{height} pixels are more than {MAX_PIXELS:,}")
-        plain: Any = image.convert(self._mode or ("L" if image.mode in ("1", "L") else "RGB"))
+        if image.mode.startswith(("I", "F")):
+            raise DatasetError(f"{path}: has more than 8 bits per channel", remedy="store the images in an npz")
+        plain: Any = image.convert(self._mode or ("L" if image.mode in ("1", "L", "LA") else "RGB"))
         if self._size is not None and (height, width) != self._size:
             plain = plain.resize((self._size[1], self._size[0]), 2)  # 2: bilinear
         pixels = np.asarray(plain, np.uint8)

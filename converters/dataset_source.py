@@ -67,7 +67,7 @@ def read_npz(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Array]:
             f"{path}: not an npz, or a damaged one ({error})", remedy="save it with numpy.savez"
         ) from error
     except (ValueError, EOFError, NotImplementedError, RuntimeError, zlib.error, SyntaxError) as error:
-        raise DatasetError(f"{path}: cannot be read ({_first_line(error)})") from error
+        raise DatasetError(f"{path}: cannot be read ({first_line(error)})") from error
 
 
 def _read_members(archive: zipfile.ZipFile, path: Path, max_bytes: int) -> dict[str, Array]:
@@ -213,7 +213,7 @@ def _embedded_preprocessing(array: Array | None, where: str) -> dict[str, Any] |
     try:
         data = json.loads(str(array)) if array.ndim == 0 and array.dtype.kind == "U" else None
     except ValueError as error:
-        raise DatasetError(f"{where}: preprocessing is not JSON ({_first_line(error)})") from error
+        raise DatasetError(f"{where}: preprocessing is not JSON ({first_line(error)})") from error
     if not isinstance(data, dict):
         raise DatasetError(f"{where}: preprocessing must be a text with one JSON object")
     return data
@@ -224,5 +224,6 @@ def sides(shape: tuple[int | None, ...]) -> str:
     return "×".join("?" if side is None else str(side) for side in shape) or "a single number"
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its class."""
     return (str(error) or type(error).__name__).splitlines()[0][:200]

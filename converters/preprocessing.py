@@ -27,6 +27,7 @@ from converters.errors import ConversionInputError
 Array = np.ndarray[Any, np.dtype[Any]]
 
 LAYOUTS = ("NHWC", "NCHW")
+MAX_RESIZED_BYTES = 8 * 2**30
 LUMA = (0.299, 0.587, 0.114)
 
 
@@ -116,11 +117,12 @@ class Preprocessing:
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) > 1 and (x.ndim < 2 or len(values) != x.shape[-1]):  # noqa: PLR2004
                 raise DatasetError(f"preprocessing: {name} has {len(values)} values for {x.shape[-1]} channels")
-        out = np.multiply(_as_float32(x), np.float32(self.scale))
-        if self.mean:
-            out -= np.asarray(self.mean, np.float32)
-        if self.std:
-            out /= np.asarray(self.std, np.float32)
+        with np.errstate(all="ignore"):  # what overflows becomes inf or NaN, which the data check names
+            out = np.multiply(_as_float32(x), np.float32(self.scale))
+            if self.mean:
+                out -= np.asarray(self.mean, np.float32)
+            if self.std:
+                out /= np.asarray(self.std, np.float32)
         return out
 
 
@@ -160,6 +162,8 @@ def resized(x: Array, size: tuple[int, int]) -> Array:
     from PIL import Image
 
     height, width = size
+    if 4 * len(x) * height * width * x.shape[-1] > MAX_RESIZED_BYTES:
+        raise DatasetError(f"preprocessing: {len(x)} rows of {height}×{width} need more than 8 GiB")
     dtype = np.uint8 if x.dtype == np.uint8 else np.float32
     out = np.empty((len(x), height, width, x.shape[-1]), dtype)
     for row, image in enumerate(x.astype(dtype, copy=False)):

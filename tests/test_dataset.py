@@ -337,6 +337,7 @@ def test_kinds_of_labels() -> None:
         (np.array(["a", "b", "c", "d"]), {}, "must be numbers"),
         (np.array([[0, 2], [1, 1], [2, 2], [1, 0]]), {}, "one class number per row"),
         (np.arange(4), {"task": "clasification"}, "task must be"),
+        (np.full(4, 2**63, np.uint64), {}, "which is no class number"),
     ],
 )
 def test_wrong_labels(y: np.ndarray, more: dict, message: str) -> None:
@@ -516,7 +517,7 @@ def test_folder_input_equals_the_same_images_as_arrays(tmp_path: Path) -> None:
     assert np.allclose(from_folder, steps.apply(stored), atol=0.11)  # Pillow rounds luma its own way
 
 
-@pytest.mark.parametrize("kind", ["garbage", "truncated", "other size", "nested", "empty", "outside", "bomb"])
+@pytest.mark.parametrize("kind", ["garbage", "truncated", "other size", "nested", "empty", "outside", "bomb", "deep"])
 def test_wrong_folders_name_the_file(tmp_path: Path, kind: str) -> None:
     from PIL import Image
 
@@ -536,12 +537,29 @@ def test_wrong_folders_name_the_file(tmp_path: Path, kind: str) -> None:
     elif kind == "outside":
         Image.new("RGB", (5, 6)).save(tmp_path / "secret.png")
         target.symlink_to(tmp_path / "secret.png")
-    else:
+    elif kind == "bomb":
         Image.new("1", (8000, 8000)).save(target)
+    else:
+        Image.new("I;16", (5, 6)).save(target)
     with pytest.raises(DatasetError) as caught:
         load_dataset(root)
     assert "\n" not in str(caught.value)
     assert ("no images" if kind == "empty" else "zz.png") in str(caught.value)
+
+
+def test_damaged_images_never_leak_another_error(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "d", {"a": 3})
+    target = root / "a" / "001.png"
+    whole = target.read_bytes()
+    refused = 0
+    for position in range(len(whole)):
+        target.write_bytes(whole[:position] + bytes([whole[position] ^ 0x55]) + whole[position + 1 :])
+        try:
+            load_dataset(root)
+        except DatasetError as error:
+            refused += 1
+            assert "\n" not in str(error)  # noqa: PT017
+    assert refused > len(whole) // 2
 
 
 def test_folder_without_classes_or_test(tmp_path: Path) -> None:

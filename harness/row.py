@@ -17,10 +17,11 @@ class Row:
     """One variant on one device. What was not measured is None, with its reason in `null_reasons`.
 
     `status`: "ok", "failed" (see `error`) or "refused" (the support matrix says it cannot exist). Latency figures are
-    over runs: the median of run medians with its 95 % interval; p90 and p99 over pooled samples. `accuracy`: top-1
+    over runs: the median of run medians with its 95 % interval; p90 and p99 over pooled samples, with a bootstrap interval
+    over runs and MLPerf's early-stopping estimate. `accuracy`: top-1
     share (classification) in 0..1; None for regression, whose errors stand in `mae` and `rmse`. `accuracy_drop_pp`:
     points lost against the base, positive is worse, with its 95 % interval. `agreement`: share of rows with the base's
-    class. `grade`: "A", "B", "C" or "invalid". `null_reasons`: "field: reason" each.
+    class. `rmse_ratio`: RMSE over the base's RMSE on the same rows. `grade`: "A", "B", "C" or "invalid". `null_reasons`: "field: reason" each.
     """
 
     session: str
@@ -41,6 +42,12 @@ class Row:
     latency_min_ns: float | None = None
     latency_p90_ns: float | None = None
     latency_p99_ns: float | None = None
+    latency_p90_low_ns: float | None = None
+    latency_p90_high_ns: float | None = None
+    latency_p90_early_stopping_ns: float | None = None
+    latency_p99_low_ns: float | None = None
+    latency_p99_high_ns: float | None = None
+    latency_p99_early_stopping_ns: float | None = None
     virtual_time_ns: float | None = None
     load_ns: float | None = None
     first_inference_ns: float | None = None
@@ -56,6 +63,7 @@ class Row:
     macro_f1: float | None = None
     mae: float | None = None
     rmse: float | None = None
+    rmse_ratio: float | None = None
     accuracy_drop_pp: float | None = None
     accuracy_drop_low_pp: float | None = None
     accuracy_drop_high_pp: float | None = None

@@ -114,10 +114,7 @@ def test_pooled_percentile_equals_the_plain_one_and_is_reproducible() -> None:
 def test_bootstrap_resamples_whole_runs_exactly() -> None:
     rng = np.random.default_rng(5)
     runs = [rng.normal(100, 5, size) for size in (40, 17, 60, 33, 50, 21)]
-    pooled = np.concatenate(runs)
-    order = np.argsort(pooled, kind="stable")
-    owner = np.repeat(np.arange(6), [len(r) for r in runs])[order]
-    got = quantiles._bootstrap(pooled[order], owner, 6, 0.9, seed=11, resamples=60)
+    got = quantiles._bootstrap(np.sort(np.concatenate(runs)), runs, 0.9, seed=11, resamples=60)
     draws = np.random.default_rng(11).multinomial(6, np.full(6, 1 / 6), size=60)
     for estimate, counts in zip(got, draws, strict=True):
         drawn = np.sort(np.concatenate([np.tile(run, c) for run, c in zip(runs, counts, strict=True)]))

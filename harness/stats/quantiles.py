@@ -114,40 +114,37 @@ def pooled_percentile(
     needed = minimum_n(q, confidence)
     if n < needed:
         return Quantile(q, n, None, None, None, _not_enough(n, needed, f"p{q * 100:g}"))
-    pooled = np.concatenate(arrays)
-    order = np.argsort(pooled, kind="stable")
-    ordered = pooled[order]
+    ordered = np.sort(np.concatenate(arrays))
     value = float(ordered[nearest_rank(n, q) - 1])
     if len(arrays) < minimum_n(0.5, confidence):
         reason = _not_enough(len(arrays), minimum_n(0.5, confidence), f"a bootstrap interval of p{q * 100:g} over runs")
         return Quantile(q, n, value, None, None, reason)
-    owner = np.repeat(np.arange(len(arrays)), [array.size for array in arrays])[order]
-    estimates = _bootstrap(ordered, owner, len(arrays), q, seed=seed, resamples=resamples)
+    estimates = _bootstrap(ordered, arrays, q, seed=seed, resamples=resamples)
     alpha = (1.0 - confidence) / 2.0
     low, high = np.quantile(estimates, [alpha, 1.0 - alpha], method="nearest")
     return Quantile(q, n, value, float(low), float(high))
 
 
 def _bootstrap(
-    ordered: NDArray[np.float64], owner: NDArray[np.int64], runs: int, q: float, *, seed: int, resamples: int
+    ordered: NDArray[np.float64], runs: Sequence[NDArray[np.float64]], q: float, *, seed: int, resamples: int
 ) -> NDArray[np.float64]:
-    """The `q` quantile of each resample of runs; a binary search in rank space instead of `resamples` sorts.
+    """The `q` quantile of each resample of runs; `ordered` holds the samples of all runs, sorted.
 
-    `owner[i]` is the run of the i-th smallest sample.
+    All resamples search together for the smallest sample with enough samples at or below it, so that no resample has to
+    be sorted, nor even made.
     """
-    # cumulative[i, r]: how many of the i smallest samples belong to run r.
-    cumulative = np.zeros((ordered.size + 1, runs), dtype=np.int64)
-    cumulative[np.arange(1, ordered.size + 1), owner] = 1
-    np.cumsum(cumulative, axis=0, out=cumulative)
-    draws = np.random.default_rng(seed).multinomial(runs, np.full(runs, 1.0 / runs), size=resamples)
-    target = np.ceil(draws @ cumulative[-1] * q - 1e-9)
+    each = [np.sort(run) for run in runs]
+    sizes = np.array([run.size for run in each])
+    draws = np.random.default_rng(seed).multinomial(len(each), np.full(len(each), 1.0 / len(each)), size=resamples)
+    target = np.ceil(draws @ sizes * q - 1e-9)
     low = np.zeros(resamples, dtype=np.int64)
-    high = np.full(resamples, ordered.size, dtype=np.int64)
+    high = np.full(resamples, ordered.size - 1, dtype=np.int64)
     while np.any(low < high):
         middle = (low + high) // 2
-        reached = np.einsum("br,br->b", draws, cumulative[middle]) >= target
-        low, high = np.where(reached, low, np.minimum(middle + 1, high)), np.where(reached, middle, high)
-    return np.asarray(ordered[low - 1], dtype=np.float64)
+        below = np.stack([np.searchsorted(run, ordered[middle], side="right") for run in each], axis=1)
+        reached = (draws * below).sum(axis=1) >= target
+        low, high = np.where(reached, low, middle + 1), np.where(reached, middle, high)
+    return np.asarray(ordered[low], dtype=np.float64)
 
 
 def early_stopping_rank(n: int, q: float, confidence: float = EARLY_STOPPING_CONFIDENCE) -> int | None:

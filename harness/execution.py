@@ -19,8 +19,6 @@ from harness.records import Failure
 END_TIMEOUT_S = 10.0
 # How much slower than its first inference a model may run before silence means a hang.
 _PATIENCE = 5.0
-# Errors that other models of the same engine on the same device would meet as well.
-ENGINE_WIDE_KINDS = ("engine_missing", "job")
 
 
 @dataclass(slots=True)

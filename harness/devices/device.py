@@ -64,6 +64,7 @@ class Device:
         self._session = session
         self._opener = opener
         self._verified: dict[str, str] = {}
+        self._digests: dict[tuple[Path, int, int], str] = {}
         self._mine: set[str] = set()
         self._agent: str | None = None
         raw = self._ask(do="inspect", work=_work_folder(profile), session=session)
@@ -150,7 +151,7 @@ class Device:
 
         Sends only what is not there with the right sha256. Raises TransportError.
         """
-        digests = {name: sha256_file(path) for name, path in files.items()}
+        digests = {name: self._digest(path) for name, path in files.items()}
         listing = "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
         key = hashlib.sha256(listing.encode()).hexdigest()[:32]
         folder = f"{self.work}/blobs/{key}"
@@ -165,6 +166,14 @@ class Device:
                 self.transport.push(path, remote)
                 self._verified[remote] = wanted[remote]
         return folder
+
+    def _digest(self, path: Path) -> str:
+        """SHA-256 of a local file, computed once for as long as it does not change: data sets are large."""
+        facts = path.stat()
+        key = (path, facts.st_mtime_ns, facts.st_size)
+        if key not in self._digests:
+            self._digests[key] = sha256_file(path)
+        return self._digests[key]
 
     def deploy_variant(self, variant: Variant) -> Model:
         """Bring a variant's files to the device; the model as the agent is to load it."""

@@ -33,11 +33,11 @@ class Call:
     files: dict[str, bytes] = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Script:
     """What a process does: its lines, then one of: end with `returncode`; silence (`hangs`); a lost connection (`lost`).
 
-    Lines are taken when they are read, so a generator may act (or raise) in between.
+    Lines are taken when they are read, so a generator may act, raise, or change how the script ends, in between.
     """
 
     lines: Iterable[bytes] = ()

@@ -1,0 +1,333 @@
+"""The jobs of a session in their order: probes, then latency rounds; what is healthy, when to stop, what to tell.
+
+The working part of `harness.runner`, which opens and closes what this uses. One job at a time: two on one machine would
+measure each other.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from converters.variant import Variant
+from harness.agent.protocol import ENGINE_OF_FORMAT, Data, Job, Model, ProbePlan
+from harness.attempts import Outcome, Work, begin, carry_out, failed_run, to_run
+from harness.devices.device import Device
+from harness.errors import DeviceError
+from harness.events import FAILED, FINISHED, RETRY, STARTED, STOPPED, UNREACHABLE, Event, OnEvent
+from harness.plan import LatencyJob, Plan, ProbeJob, Target, latency_plan, visit_s
+from harness.records import (
+    LATENCY,
+    MEASURE,
+    PROBE,
+    DeviceRecord,
+    Failure,
+    Reference,
+    Run,
+    Session,
+    VariantRecord,
+)
+from harness.stats.stopping import StoppingRule, decide
+
+Key = tuple[str, str]  # device, engine
+# A run that died without a culprit is tried once more as it was.
+_BLIND_RETRIES = 1
+
+
+class SessionStore(Protocol):
+    """What the runner needs of `harness.store.Store`."""
+
+    def add_session(
+        self,
+        session: Session,
+        variants: Sequence[VariantRecord] = (),
+        devices: Sequence[DeviceRecord] = (),
+        reference: Reference | None = None,
+    ) -> None:
+        """Begin a session."""
+
+    def add_device(self, session_id: str, device: DeviceRecord) -> None:
+        """Replace a device's record."""
+
+    def add_run(self, run: Run) -> None:
+        """Commit a run."""
+
+    def finish_session(self, session_id: str, status: str) -> None:
+        """Set the session's status."""
+
+
+class Measuring:
+    """State of a session while it is measured."""
+
+    def __init__(
+        self,
+        *,
+        session_id: str,
+        plan: Plan,
+        artifacts: Mapping[str, Variant],
+        devices: Mapping[str, Device],
+        inputs: Mapping[str, Path],
+        rows: int,
+        threads: int,
+        precision: str,
+        task: str | None,
+        folder: Path,
+        store: SessionStore,
+        on_event: OnEvent,
+        pause: Callable[[float], None],
+    ) -> None:
+        self.session_id = session_id
+        self.plan = plan
+        self.protocol = plan.protocol
+        self.artifacts = artifacts
+        self.devices = dict(devices)
+        self.inputs = inputs
+        self.rows = rows
+        self.threads = threads
+        self.precision = precision
+        self.task = task
+        self.folder = folder
+        self.store = store
+        self.on_event = on_event
+        self.pause = pause
+        self.healthy: dict[Key, set[str]] = {target.key: set(target.variants) for target in plan.targets}
+        self.open: dict[Key, bool] = {target.key: True for target in plan.targets}
+        self.medians: dict[Key, dict[str, list[float]]] = {target.key: {} for target in plan.targets}
+        self.first_s: dict[tuple[str, str], float] = {}
+        self.durations: dict[object, list[float]] = defaultdict(list)
+        self.made: dict[Key, int] = dict.fromkeys(self.open, 0)
+        self.done = 0
+        self.probes_left = 0
+        self.round = 0
+        self.runs = 0
+
+    def run(self) -> None:
+        """Measure. Raises KeyboardInterrupt, and whatever the store raises."""
+        self._record_missing_engines()
+        probes = self.plan.probes()
+        self.probes_left = len(probes)
+        for job in probes:
+            self.probes_left -= 1
+            if job.variant in self.healthy[job.device, job.engine]:
+                self._probe(job)
+        self._latency_rounds()
+
+    # -- telling ---------------------------------------------------------------------------------------------------
+
+    def tell(self, kind: str, text: str, *, device: str | None = None, engine: str | None = None) -> None:
+        """Send an event with how far the session is."""
+        left = self.probes_left + sum(self._runs_left(key) for key in self.open)
+        self.on_event(Event(kind, text, self.done, self.done + left, self._remaining_s(), device, engine))
+
+    def _runs_left(self, key: Key) -> int:
+        return max(1, self.protocol.runs - self.made[key]) if self.open[key] and self.healthy[key] else 0
+
+    def _remaining_s(self) -> float | None:
+        """What the rest should take: probes as long as those before, latency runs as long as those before or as planned."""
+        seen = self.durations[PROBE]
+        if not seen:
+            return None
+        rest = self.probes_left * float(np.mean(seen))
+        for key in self.open:
+            left = self._runs_left(key)
+            if left:
+                made = self.durations[key]
+                rest += left * (float(np.mean(made)) if made else self._planned_s(key))
+        return rest
+
+    def _planned_s(self, key: Key) -> float:
+        return sum(visit_s(self.protocol, self.first_s.get((key[0], name), 0.0)) for name in self.healthy[key])
+
+    # -- one job ---------------------------------------------------------------------------------------------------
+
+    def _job(self, device: Device, engine: str, variants: tuple[str, ...]) -> Job:
+        """A job without its plan; brings to the device what it needs. Raises DeviceError."""
+        models: list[Model] = [device.deploy_variant(self.artifacts[name]) for name in variants]
+        remote = {}
+        for name, path in self.inputs.items():
+            remote[name] = f"{device.deploy({path.name: path})}/{path.name}"
+        return Job(
+            engine=engine,
+            models=tuple(models),
+            data=Data(inputs=remote, rows=self.rows, seed=self.plan.seed),
+            threads=self.threads,
+            affinity=device.profile.affinity,
+            precision=self.precision,
+        )
+
+    def _carry_out(self, device: Device, work: Work, retries: int = 0) -> tuple[Run, Outcome]:
+        """Do the work, store the run at once, tell; the partial run too when interrupted."""
+        name = device.profile.name
+        outcome = begin()
+        what = f"{name} {work.engine} " + (work.variants[0] if work.kind == PROBE else f"run {work.round + 1}")
+        self.tell(STARTED, what, device=name, engine=work.engine)
+
+        def retrying(error: DeviceError, pause_s: float) -> None:
+            self.tell(RETRY, f"{what}: {error}; again in {pause_s:g} s", device=name, engine=work.engine)
+            self.pause(pause_s)
+
+        try:
+            carry_out(device, work, outcome, retrying=retrying)
+        finally:
+            # Also on the way out of an interruption: what was measured until then is kept.
+            run = to_run(
+                outcome,
+                work,
+                run_id=self._next_id(),
+                session_id=self.session_id,
+                device=name,
+                retries=retries,
+            )
+            self.store.add_run(run)
+        self.done += 1
+        if outcome.lost and outcome.error is not None:
+            self._lose(device, outcome.error)
+        for variant, failure in run.failed_variants.items():
+            self.healthy[name, work.engine].discard(variant)
+            self.medians[name, work.engine].pop(variant, None)
+            self.tell(FAILED, f"{name} {variant}: {failure.message}", device=name, engine=work.engine)
+        if run.status == "ok":
+            self.tell(FINISHED, what, device=name, engine=work.engine)
+        elif not run.failed_variants and run.failure is not None:
+            self.tell(FAILED, f"{what}: {run.failure.message}", device=name, engine=work.engine)
+        return run, outcome
+
+    def _lose(self, device: Device, error: DeviceError) -> None:
+        """A device is gone for good: record it, ask nothing more of it."""
+        name = device.profile.name
+        self.store.add_device(self.session_id, device.failed(error))
+        for key in [key for key in self.open if key[0] == name]:
+            self.open[key] = False
+            self.healthy[key] = set()
+        self.tell(UNREACHABLE, str(error), device=name)
+
+    def _record_missing_engines(self) -> None:
+        """A variant whose engine a device lacks is a failed row with a remedy, not a silence."""
+        for name, device in self.devices.items():
+            lacking: dict[str, list[str]] = defaultdict(list)
+            for variant, artifact in self.artifacts.items():
+                engine = ENGINE_OF_FORMAT[artifact.manifest.format]
+                if engine not in device.engines:
+                    lacking[engine].append(variant)
+            for engine, variants in lacking.items():
+                failure = device.why_no_engine(engine)
+                self._store_failure(name, engine, variants, failure)
+
+    def _store_failure(self, device: str, engine: str, variants: Sequence[str], failure: Failure) -> None:
+        """A failed row for each of these variants, from what is known without a run of their own."""
+        run = failed_run(
+            run_id=self._next_id(),
+            session_id=self.session_id,
+            device=device,
+            engine=engine,
+            round_=self.round,
+            variants=variants,
+            failure=failure,
+        )
+        self.store.add_run(run)
+        self.tell(FAILED, failure.message, device=device, engine=engine)
+
+    def _next_id(self) -> str:
+        self.runs += 1
+        return f"{self.session_id}.{self.runs:05d}"
+
+    # -- probes ----------------------------------------------------------------------------------------------------
+
+    def _probe(self, job: ProbeJob) -> None:
+        device = self.devices[job.device]
+        outputs = f"{device.folder}/outputs.npy" if job.evaluate and self.task is not None else None
+
+        def build() -> Job:
+            plan = ProbePlan(memory_invokes=self.protocol.memory_invokes, outputs_path=outputs)
+            return replace(self._job(device, job.engine, (job.variant,)), probe=plan)
+
+        work = Work(
+            PROBE,
+            job.engine,
+            job.repetition,
+            (job.variant,),
+            build,
+            self.protocol.hang_s,
+            task=self.task if outputs else None,
+            folder=self.folder,
+        )
+        run, _ = self._carry_out(device, work)
+        self.durations[PROBE].append(run.duration_s)
+        for load in run.loads:
+            if load.first_inference_ns is not None:
+                self.first_s[job.device, load.variant] = load.first_inference_ns / 1e9
+
+    # -- latency ---------------------------------------------------------------------------------------------------
+
+    def _latency_rounds(self) -> None:
+        protocol = self.protocol
+        rule = StoppingRule(protocol.runs, protocol.max_runs, protocol.target, protocol.budget_s)
+        started = time.monotonic()
+        for self.round in range(protocol.max_runs):
+            healthy = {key: names for key, names in self.healthy.items() if self.open[key] and names}
+            for job in self.plan.latencies(self.round, healthy):
+                if self.open[job.device, job.engine]:
+                    self._latency(job)
+                    self.made[job.device, job.engine] += 1
+                    self._stop_if_enough((job.device, job.engine), rule, time.monotonic() - started)
+            if not any(self.open.values()):
+                return
+
+    def _stop_if_enough(self, key: Key, rule: StoppingRule, elapsed_s: float) -> None:
+        # A variant that has no run yet must not stop the others, nor they it: only those measured are asked.
+        decision = decide(rule, self.medians[key], elapsed_s)
+        if decision.stop and self.open[key]:
+            self.open[key] = False
+            self.tell(STOPPED, f"{key[0]} {key[1]}: {decision.reason}", device=key[0], engine=key[1])
+
+    def _latency(self, job: LatencyJob) -> None:
+        """A run; when a variant kills it, again without that variant, until a run ends."""
+        key = (job.device, job.engine)
+        device, target = self.devices[job.device], Target(job.device, job.engine, tuple(sorted(job.variants)))
+        retries, blind = 0, 0
+        while self.open[key] and self.healthy[key]:
+            work = self._latency_work(device, job)
+            before = set(self.healthy[key])
+            run, outcome = self._carry_out(device, work, retries)
+            if run.status == "ok":
+                self.durations[key].append(run.duration_s)
+                self._note_medians(key, run)
+                return
+            if outcome.lost:
+                return
+            if before == self.healthy[key]:
+                blind += 1
+                if blind > _BLIND_RETRIES:
+                    self._give_up(key, run)
+                    return
+            retries += 1
+            job = self.plan.latency(target, job.round, self.healthy[key], retry=retries)
+            self.tell(RETRY, f"{job.device} {job.engine}: again with {len(job.variants)} variants", device=job.device)
+
+    def _latency_work(self, device: Device, job: LatencyJob) -> Work:
+        def build() -> Job:
+            return replace(self._job(device, job.engine, job.variants), latency=latency_plan(self.protocol, job.order))
+
+        return Work(LATENCY, job.engine, job.round, job.variants, build, self.protocol.hang_s)
+
+    def _note_medians(self, key: Key, run: Run) -> None:
+        samples: dict[str, list[np.ndarray]] = defaultdict(list)
+        for block in run.blocks:
+            if block.phase == MEASURE:
+                samples[block.variant].append(block.wall_ns)
+        for variant, parts in samples.items():
+            if variant in self.healthy[key]:
+                self.medians[key].setdefault(variant, []).append(float(np.median(np.concatenate(parts))))
+
+    def _give_up(self, key: Key, run: Run) -> None:
+        """Runs of this engine die here and nobody knows of what: say so for each variant."""
+        failure = run.failure or Failure("measurement", "RunFailed", "the run failed")
+        variants = sorted(self.healthy[key])
+        self.healthy[key], self.open[key] = set(), False
+        self._store_failure(key[0], key[1], variants, failure)

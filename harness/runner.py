@@ -1,0 +1,214 @@
+"""A session: variants × devices × protocol → runs in the store, each committed as soon as it ends, in time order.
+
+First probes (each variant on each device in fresh processes; the first is a canary and evaluates the outputs), then rounds of
+latency runs until the intervals are narrow. One job at a time. What fails becomes a record; the session goes on. On Ctrl-C
+the agent is killed, the partial run stored, the device cleaned, and KeyboardInterrupt raised again.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.variant import Variant
+from harness import __version__
+from harness.devices.device import Device, OpenTransport, failure_of
+from harness.devices.transport import open_transport
+from harness.errors import DeviceError, SpecError
+from harness.events import CONNECTED, ENDED, UNREACHABLE, Event, OnEvent, ignore
+from harness.measuring import Measuring, SessionStore
+from harness.plan import MeasurementProtocol, make_plan
+from harness.profiles import DeviceProfile
+from harness.records import DeviceRecord, Reference, Session, VariantRecord
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSpec:
+    """What to measure. `variants`: all, also those that could not be made; `artifacts`: name → those to measure.
+
+    `inputs`: dataset input name → array [rows, …], preprocessed, in the base model's layout; None: seeded random input.
+    `reference`: the truth for accuracy; without it, or with task "none", outputs are not evaluated.
+    """
+
+    name: str
+    variants: Sequence[VariantRecord]
+    artifacts: Mapping[str, Variant]
+    devices: Sequence[DeviceProfile]
+    protocol: MeasurementProtocol
+    threads: int = 1
+    precision: str = "f32"
+    seed: int = 0
+    inputs: Mapping[str, NDArray[Any]] | None = None
+    reference: Reference | None = None
+    experiment: Mapping[str, Any] = field(default_factory=dict)
+    id: str | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows of the dataset; 0 without one."""
+        return len(next(iter(self.inputs.values()))) if self.inputs else 0
+
+    @property
+    def task(self) -> str | None:
+        """What outputs are reduced for: "classification", "regression", or None for no evaluation."""
+        if self.reference is None or self.reference.task == "none" or not self.rows:
+            return None
+        return self.reference.task
+
+
+def new_session_id(name: str) -> str:
+    """Sortable by time, and unique when two sessions start in the same second."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{name}-{secrets.token_hex(2)}"
+
+
+def run_session(
+    spec: SessionSpec,
+    store: SessionStore,
+    on_event: OnEvent = ignore,
+    *,
+    opener: OpenTransport = open_transport,
+    pause: Callable[[float], None] = time.sleep,
+) -> str:
+    """Measure everything and return the session's id; the results are in the store.
+
+    A device that cannot be reached is recorded and left out; when none can, its error is raised and nothing is stored.
+    Raises SpecError, DeviceError, KeyboardInterrupt (with what was measured in the store).
+    """
+    _check(spec)
+    session_id = spec.id or new_session_id(spec.name)
+    devices: dict[str, Device] = {}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ondevice-harness-")))
+        stack.callback(_close_all, devices)
+        records = _connect(spec, session_id, devices, opener, on_event)
+        store.add_session(_session(spec, session_id), tuple(spec.variants), records, spec.reference)
+        plan = make_plan(
+            {name: variant.manifest.format for name, variant in spec.artifacts.items()},
+            {name: device.engines for name, device in devices.items()},
+            spec.protocol,
+            seed=spec.seed,
+            evaluate=spec.task is not None,
+        )
+        measuring = Measuring(
+            session_id=session_id,
+            plan=plan,
+            artifacts=spec.artifacts,
+            devices=devices,
+            inputs=_save_inputs(spec, folder),
+            rows=spec.rows,
+            threads=spec.threads,
+            precision=spec.precision,
+            task=spec.task,
+            folder=folder,
+            store=store,
+            on_event=on_event,
+            pause=pause,
+        )
+        status = "failed"
+        try:
+            measuring.run()
+            status = "done"
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        finally:
+            store.finish_session(session_id, status)
+            measuring.tell(ENDED, f"session {status}")
+    return session_id
+
+
+def _check(spec: SessionSpec) -> None:
+    """What the caller could get wrong. Raises SpecError."""
+    if not spec.devices:
+        raise SpecError("there is no device to measure on")
+    names = [device.name for device in spec.devices]
+    if len(set(names)) != len(names):
+        raise SpecError(f"two devices have the same name: {', '.join(sorted(names))}")
+    if not spec.artifacts:
+        raise SpecError("there is no variant to measure", remedy="see why each failed to convert")
+    known = {record.name for record in spec.variants}
+    unknown = sorted(set(spec.artifacts) - known)
+    if unknown:
+        raise SpecError(f"no record for the variants {', '.join(unknown)}")
+    if spec.inputs and len({len(array) for array in spec.inputs.values()}) != 1:
+        raise SpecError("the dataset's inputs have different numbers of rows")
+    if spec.task is not None and spec.reference is not None and spec.reference.rows != spec.rows:
+        raise SpecError(f"the reference has {spec.reference.rows} rows, the inputs {spec.rows}")
+
+
+def _connect(
+    spec: SessionSpec, session_id: str, devices: dict[str, Device], opener: OpenTransport, on_event: OnEvent
+) -> tuple[DeviceRecord, ...]:
+    """Open the devices into `devices`; the records of all. Raises the first error when none can be reached."""
+    records: list[DeviceRecord] = []
+    errors: list[DeviceError] = []
+    for profile in spec.devices:
+        try:
+            device = Device.open(profile, session_id, opener=opener)
+        except DeviceError as error:
+            log.warning("%s", error)
+            errors.append(error)
+            records.append(
+                DeviceRecord(profile.name, profile.transport, emulated=profile.emulated, failure=failure_of(error))
+            )
+            on_event(Event(UNREACHABLE, str(error), 0, 0, device=profile.name))
+        else:
+            devices[profile.name] = device
+            records.append(device.record)
+            on_event(
+                Event(CONNECTED, f"{profile.name}: {device.record.facts.get('cpu', '')}", 0, 0, device=profile.name)
+            )
+    if not devices:
+        raise errors[0]
+    return tuple(records)
+
+
+def _close_all(devices: Mapping[str, Device]) -> None:
+    """Clean every device; one that is gone cannot be cleaned, and the next session there sweeps up after us."""
+    for device in devices.values():
+        try:
+            device.close()
+        except DeviceError as error:
+            log.warning("%s was not cleaned up: %s", device.profile.name, error)
+
+
+def _session(spec: SessionSpec, session_id: str) -> Session:
+    return Session(
+        id=session_id,
+        name=spec.name,
+        created_at=datetime.now(UTC).isoformat(timespec="microseconds"),
+        harness_version=__version__,
+        seed=spec.seed,
+        protocol=asdict(spec.protocol),
+        experiment=dict(spec.experiment),
+        environment={
+            "host": platform.node(),
+            "host_python": platform.python_version(),
+            "host_system": platform.platform(),
+            "threads": spec.threads,
+            "precision": spec.precision,
+        },
+    )
+
+
+def _save_inputs(spec: SessionSpec, folder: Path) -> dict[str, Path]:
+    """The dataset's inputs as .npy files, by input name. File names are ours: an input's name may hold anything."""
+    paths = {}
+    for index, (name, array) in enumerate((spec.inputs or {}).items()):
+        paths[name] = folder / f"input{index}.npy"
+        np.save(paths[name], np.ascontiguousarray(array), allow_pickle=False)
+    return paths

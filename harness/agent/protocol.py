@@ -199,14 +199,14 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "outputs": ("id", "path", "rows", "shape", "sha256"),
     "sensor": ("name", "values"),
     # `id` names the model at fault, or is None: then the whole run failed. kind: load | invoke | data | engine_missing | job
-    # | terminated
+    # | terminated | internal (a fault of the agent itself)
     "error": ("id", "kind", "name", "message", "remedy"),
     # environment_after: affinity and contention counters again, read at the end
     "done": ("environment_after",),
 }
 
 
-def encode_message(kind: str, t_ns: int, **fields: Any) -> str:
+def encode_message(kind: str, t_ns: int, /, **fields: Any) -> str:
     """One message as one JSON line. Raises ProtocolError when the fields are not exactly those of its type."""
     if kind not in FIELDS or set(fields) != set(FIELDS[kind]):
         raise ProtocolError(f"message {kind!r} has fields {sorted(fields)}, not {sorted(FIELDS.get(kind, ()))}")

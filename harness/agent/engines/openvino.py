@@ -1,0 +1,171 @@
+"""OpenVINO runtime: .xml with its .bin (or .onnx), on the CPU unless the job names another device.
+
+Options in the job: `device` (default "CPU"), `config` (name -> value of a compile property, over ours).
+
+Without being asked, OpenVINO runs an fp32 model in bf16 on a CPU that has it, and quantizes the activations of
+weight-compressed layers. With precision "f32" both are switched off, and what was compiled is read back. No model cache is
+used. Importing and running the runtime sends no telemetry (its conversion tools do, and they are not used here).
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..protocol import Tensor
+from .base import LoadOptions, precision_facts
+
+_COMPUTE = frozenset(
+    {"Convolution", "GroupConvolution", "Deconvolution", "BinaryConvolution", "DeformableConvolution"}
+    | {"FullyConnected", "MatMul", "Gemm", "MHA", "ScaledDotProductAttention"}
+    | {"RNNCell", "RNNSeq", "LSTMCell", "LSTMSequence", "GRUCell", "GRUSequence"}
+)
+_PRECISIONS = {"i8": "int8", "u8": "int8"}
+_READ_BACK = {
+    "threads": "INFERENCE_NUM_THREADS",
+    "streams": "NUM_STREAMS",
+    "precision_hint": "INFERENCE_PRECISION_HINT",
+    "cpu_pinning": "ENABLE_CPU_PINNING",
+    "dynamic_quantization_group_size": "DYNAMIC_QUANTIZATION_GROUP_SIZE",
+    "devices": "EXECUTION_DEVICES",
+    "runtime": "RUNTIME_REQUIREMENTS",
+}
+
+
+def _name(port: Any) -> str:
+    """A port's name; artifacts may have ports without one."""
+    names = sorted(port.get_names())
+    return str(port.get_any_name()) if names else str(port.get_node().get_friendly_name())
+
+
+def _tensor(port: Any) -> Tensor:
+    shape = tuple(int(d.get_length()) if d.is_static else None for d in port.get_partial_shape())
+    return Tensor(name=_name(port), shape=shape, dtype=np.dtype(port.get_element_type().to_dtype()).name)
+
+
+def _plain(value: Any) -> Any:
+    """A property as JSON-compatible data."""
+    if hasattr(value, "get_type_name"):
+        return str(value.get_type_name())
+    if isinstance(value, (list, tuple, set)):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, (bool, int, float, str)) else str(value)
+
+
+class OpenVINOSession:
+    """One compiled model with one infer request."""
+
+    def __init__(self, compiled: Any, *, reshaped: bool, cache: str) -> None:
+        self._compiled = compiled
+        self._request = compiled.create_infer_request()
+        self._reshaped = reshaped
+        self._cache = cache
+        self._stateful = bool(self._request.query_state())
+        self.cpu_clock = "process"  # even one "thread" may be a worker of its pool
+        self.invoke = self._leanest()
+
+    def _leanest(self) -> Callable[[], object]:
+        """The native synchronous call under `infer`, with views of the outputs: the wrapper copies and dispatches."""
+        for base in type(self._request).__mro__:
+            if base.__module__.endswith("_pyopenvino") and hasattr(base, "infer"):
+                return functools.partial(base.infer, self._request, {}, True, False)
+        return functools.partial(self._request.infer, share_outputs=True)
+
+    def tensors(self) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """See base.Session."""
+        return tuple(map(_tensor, self._compiled.inputs)), tuple(map(_tensor, self._compiled.outputs))
+
+    def bind(self, inputs: Sequence[NDArray[Any]]) -> None:
+        """See base.Session. Values go into the request's own input memory, which the engine has aligned."""
+        if self._stateful:
+            self._request.reset_state()
+        for index, array in enumerate(inputs):
+            self._request.get_input_tensor(index).data[...] = array
+
+    def outputs(self) -> list[NDArray[Any]]:
+        """See base.Session."""
+        count = len(self._compiled.outputs)
+        return [np.array(self._request.get_output_tensor(index).data) for index in range(count)]
+
+    def facts(self, *, deep: bool) -> dict[str, Any]:
+        """See base.Session. Precisions and kernels are those of the compiled graph."""
+        del deep
+        facts: dict[str, Any] = {"reshaped_to_fixed": self._reshaped, "model_cache": self._cache or "off"}
+        for key, name in _READ_BACK.items():
+            try:
+                facts[key] = _plain(self._compiled.get_property(name))
+            except (RuntimeError, TypeError) as error:
+                facts |= {key: None, key + "_reason": str(error).strip()[:200]}
+        try:
+            facts |= self._runtime_graph()
+        except (RuntimeError, TypeError, KeyError) as error:
+            facts |= {"precision": None, "precision_reason": f"no runtime graph: {str(error).strip()[:200]}"}
+        facts |= {"arena_bytes": None, "arena_bytes_reason": "OpenVINO does not tell the memory of its tensors"}
+        return facts
+
+    def _runtime_graph(self) -> dict[str, Any]:
+        operators: Counter[str] = Counter()
+        kernels: Counter[str] = Counter()
+        for node in self._compiled.get_runtime_model().get_ordered_ops():
+            info = node.get_rt_info()
+            if "layerType" not in info or _rt(info, "layerType") not in _COMPUTE:
+                continue
+            precision = _rt(info, "runtimePrecision")
+            operators[_PRECISIONS.get(precision, precision)] += 1
+            kernels[_rt(info, "primitiveType")] += 1
+        return precision_facts(operators, "runtime graph of the compiled model") | {
+            "kernels": dict(sorted(kernels.items()))
+        }
+
+
+def _rt(info: Any, key: str) -> str:
+    value = info[key]
+    return str(value.astype(str) if hasattr(value, "astype") else value)
+
+
+class OpenVINO:
+    """The imported package with one Core."""
+
+    name = "openvino"
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+        self._core: Any = None
+        self.version = str(module.__version__)
+
+    def load(self, path: str, options: LoadOptions) -> OpenVINOSession:
+        """See base.Engine. Free dimensions are fixed before compiling: a batch-1 graph is what a device would deploy."""
+        if self._core is None:  # inside the first load: a cold start pays for it
+            self._core = self._module.Core()
+        model = self._core.read_model(path)
+        inputs = [_tensor(port) for port in model.inputs]
+        reshaped = any(None in tensor.shape for tensor in inputs)
+        if reshaped:
+            shapes = options.shapes(inputs)
+            model.reshape({index: list(shape) for index, shape in enumerate(shapes)})
+        device = str(options.extra.get("device", "CPU"))
+        compiled = self._core.compile_model(model, device, self._config(device, options))
+        return OpenVINOSession(compiled, reshaped=reshaped, cache=str(self._core.get_property("CACHE_DIR")))
+
+    def _config(self, device: str, options: LoadOptions) -> dict[str, Any]:
+        wanted: dict[str, Any] = {
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": options.threads,
+        }
+        if options.precision == "f32":
+            wanted |= {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
+        if options.pinned:
+            wanted["ENABLE_CPU_PINNING"] = False  # the process was pinned from outside already
+        supported = set(self._core.get_property(device, "SUPPORTED_PROPERTIES"))
+        return {key: value for key, value in wanted.items() if key in supported} | dict(options.extra.get("config", {}))
+
+
+def create() -> OpenVINO:
+    """Import OpenVINO. Raises ImportError."""
+    return OpenVINO(importlib.import_module("openvino"))  # absolute: not this module, which has the same name

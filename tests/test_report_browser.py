@@ -96,7 +96,7 @@ def test_sorting_by_click_and_by_key(page: Any) -> None:
     assert column(page, size) == ["169 kB", "169 kB", "132 kB", "120 kB", "62.0 kB"]
     assert headers(page)[size].get_attribute("aria-sort") == "descending"
     assert [header.get_attribute("aria-sort") for header in headers(page)].count(None) == len(names) - 1
-    p90 = names.index("p90")
+    p90 = next(index for index, name in enumerate(names) if name.startswith("p90"))
     for expected in ("1.25 ms", "2.64 ms"):
         headers(page)[p90].find_element("css selector", "button").click()
         assert column(page, p90)[0] == expected

@@ -72,7 +72,7 @@ _GRADE_ORDER = {"A": 0, "B": 1, "C": 2, "invalid": 3}
 
 
 def _columns() -> Iterable[Column]:
-    ns, size, share = units.format_ns, units.format_bytes, units.format_share
+    ns, interval, size, share = units.format_ns, units.format_ns_interval, units.format_bytes, units.format_share
     yield Column(
         "variant",
         "variant",
@@ -94,19 +94,19 @@ def _columns() -> Iterable[Column]:
     )
     yield Column(
         "p90",
-        "p90",
+        "p90 [95 %]",
         ("latency_p90_ns",),
-        lambda r: ns(r.latency_p90_ns),
+        lambda r: interval(r.latency_p90_ns, r.latency_p90_low_ns, r.latency_p90_high_ns),
         lambda r: r.latency_p90_ns,
-        "nine of ten inferences take at most this long",
+        "nine of ten inferences take at most this long, with its 95 % interval over runs",
     )
     yield Column(
         "p99",
-        "p99",
+        "p99 [95 %]",
         ("latency_p99_ns",),
-        lambda r: ns(r.latency_p99_ns),
+        lambda r: interval(r.latency_p99_ns, r.latency_p99_low_ns, r.latency_p99_high_ns),
         lambda r: r.latency_p99_ns,
-        "99 of 100 inferences take at most this long",
+        "99 of 100 inferences take at most this long, with its 95 % interval over runs",
     )
     yield Column(
         "virtual",
@@ -190,6 +190,14 @@ def _columns() -> Iterable[Column]:
         "root of the mean squared error of a regression",
     )
     yield Column(
+        "rmse_ratio",
+        "RMSE / base",
+        ("rmse_ratio",),
+        lambda r: units.format_number(r.rmse_ratio),
+        lambda r: r.rmse_ratio,
+        "RMSE over the base model's RMSE on the same rows; above 1 is worse",
+    )
+    yield Column(
         "agreement",
         "agreement",
         ("agreement",),
@@ -238,6 +246,22 @@ def columns_for(rows: Iterable[Row]) -> list[Column]:
 
 # What only the HTML report has room for.
 DETAILS: tuple[Column, ...] = (
+    Column(
+        "top5",
+        "top-5",
+        ("accuracy_top5",),
+        lambda r: units.format_share(r.accuracy_top5),
+        lambda r: r.accuracy_top5,
+        "share of the rows whose label is among the five best classes",
+    ),
+    Column(
+        "macro_f1",
+        "macro F1",
+        ("macro_f1",),
+        lambda r: units.format_share(r.macro_f1),
+        lambda r: r.macro_f1,
+        "mean over the classes of F1, the harmonic mean of precision and recall",
+    ),
     Column(
         "precision",
         "precision",

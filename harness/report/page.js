@@ -85,6 +85,14 @@ async function draw() {
   }
 }
 
+// A printed page is narrower than most screens, and a drawn plot does not know that.
+const PRINT_WIDTH = 980;
+function fitPlots(size) {
+  for (const place of document.querySelectorAll(".js-plotly-plot")) window.Plotly.relayout(place, size);
+}
+addEventListener("beforeprint", () => fitPlots({ autosize: false, width: PRINT_WIDTH }));
+addEventListener("afterprint", () => fitPlots({ autosize: true, width: null }));
+
 for (const section of document.querySelectorAll("section.device")) wireTable(section);
 draw().then(() => { document.documentElement.dataset.plots = "drawn"; }, (error) => {
   document.documentElement.dataset.plots = "failed";

@@ -21,12 +21,14 @@ if TYPE_CHECKING:
 
 # In this order columns are added while there is room; "+" is the long form of one that has a short. For those in
 # _SQUEEZE the variant's name is folded; for others it keeps a width of _NAME_ENOUGH.
-_ORDER = ("accuracy", "drop", "p90", "memory", "agreement", "drop+", "gzip", "load", "first", "memory+")
+_ORDER = ("accuracy", "drop", "p90", "memory", "agreement", "drop+", "gzip", "load", "first", "memory+", "p90+")
 _SQUEEZE = ("accuracy", "drop")
 _NAME_ENOUGH = 30
 # Headers in two lines are narrower. Cells that have a short form, with its header:
 _HEADERS = {
     "latency": "latency\nmedian [95 %]",
+    "p90": "p90\n[95 %]",
+    "p99": "p99\n[95 %]",
     "memory": "peak memory\n(growth)",
     "drop": "accuracy drop\n[95 %]",
     "load": "load\ntime",
@@ -34,6 +36,8 @@ _HEADERS = {
     "virtual": "virtual\ntime",
 }
 _SHORT: dict[str, tuple[str, Callable[[Row], str]]] = {
+    "p90": ("p90", lambda row: units.format_ns(row.latency_p90_ns)),
+    "p99": ("p99", lambda row: units.format_ns(row.latency_p99_ns)),
     "drop": ("accuracy\ndrop", lambda row: units.format_points(row.accuracy_drop_pp)),
     "memory": ("peak\nmemory", lambda row: units.format_bytes(row.memory_peak_bytes)),
 }

@@ -49,8 +49,12 @@ class PreprocessingSpec(_Strict):
     layout: Literal["NHWC", "NCHW"] | None = Field(default=None, description="Layout of the images as stored.")
     model_layout: Literal["NHWC", "NCHW"] = Field(default="NHWC", description="Layout the base model wants.")
     resize: tuple[int, int] | None = Field(default=None, description="Height and width to resize images to.")
-    channels: Literal[1, 3] | None = Field(default=None, description="Turn grey into three channels, or colour into one.")
-    add_channel: bool | None = Field(default=None, description="Append a channel axis (default: when the model wants one).")
+    channels: Literal[1, 3] | None = Field(
+        default=None, description="Turn grey into three channels, or colour into one."
+    )
+    add_channel: bool | None = Field(
+        default=None, description="Append a channel axis (default: when the model wants one)."
+    )
 
 
 class DataSpec(_Strict):

@@ -20,6 +20,7 @@ FLOW = [
     {"harness.plan", "harness.profiles", "harness.stats", "harness.collectors"},
     {"harness.experiment", "harness.devices"},
     {"harness.runner", "harness.store", "harness.store_schema"},
+    {"harness.gather"},
     {"harness.table"},
     {"harness.choose", "harness.compare", "harness.gate"},
     {"harness.report"},

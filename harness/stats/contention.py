@@ -48,5 +48,6 @@ def can_judge(threads: int | None, cpu_clock: str) -> bool:
 def judge(medians: list[float], flags: list[bool]) -> Contention:
     """Sum up a row's blocks: their medians and whether each was contended, in the same order."""
     quiet = [value for value, flag in zip(medians, flags, strict=True) if not flag]
-    ratio = float(np.median(quiet) / np.median(medians)) if quiet else None
+    middle = float(np.median(medians)) if medians else 0.0
+    ratio = float(np.median(quiet)) / middle if quiet and middle > 0.0 else None
     return Contention(len(flags), sum(flags), ratio)

@@ -55,7 +55,7 @@ def paired_difference(first: NDArray[np.bool_], second: NDArray[np.bool_], z: fl
     phi = _correlation(both, only_first, only_second, neither)
     down = (p1 - l1) ** 2 - 2 * phi * (p1 - l1) * (u2 - p2) + (u2 - p2) ** 2
     up = (p2 - l2) ** 2 - 2 * phi * (p2 - l2) * (u1 - p1) + (u1 - p1) ** 2
-    value = p1 - p2
+    value = (only_first - only_second) / n
     return Difference(value, value - math.sqrt(max(0.0, down)), value + math.sqrt(max(0.0, up)))
 
 

@@ -1,0 +1,140 @@
+"""Stored runs → what the session has on each variant on each device, in time order. Selects; computes nothing.
+
+Between the store's SessionData and `harness.table`, which aggregates; plots take their samples from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.agent.protocol import ENGINE_OF_FORMAT
+from harness.records import (
+    LATENCY,
+    MEASURE,
+    PROBE,
+    WARMUP,
+    Block,
+    DeviceRecord,
+    Evaluation,
+    Failure,
+    Load,
+    Run,
+    SessionData,
+    VariantRecord,
+)
+from harness.row import FAILED
+
+Int64Array = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class RunSamples:
+    """A variant's measured blocks and its warm-up in one latency run."""
+
+    run: Run
+    blocks: tuple[Block, ...]
+    warmup: tuple[Block, ...]
+
+    @property
+    def wall_ns(self) -> Int64Array:
+        """All measured samples of the run, in time order."""
+        return np.concatenate([block.wall_ns for block in self.blocks])
+
+    @property
+    def loop_ns(self) -> int:
+        """What the timing loop itself takes per sample, as the agent measured it; 0 where it did not."""
+        clocks = self.run.environment.get("clocks")
+        clock = clocks.get(self.blocks[0].cpu_clock) if isinstance(clocks, Mapping) else None
+        value = clock.get("loop_ns", 0) if isinstance(clock, Mapping) else 0
+        return value if isinstance(value, int) else 0
+
+    def seconds(self, blocks: Sequence[Block]) -> float:
+        """Time spent on sampling these blocks, the loop included."""
+        return sum(int(block.wall_ns.sum()) + block.wall_ns.size * self.loop_ns for block in blocks) / 1e9
+
+
+@dataclass(slots=True)
+class Cell:
+    """Everything the session has on one variant on one device, in time order."""
+
+    variant: VariantRecord
+    device: DeviceRecord
+    latency: list[RunSamples] = field(default_factory=list)
+    probes: list[Load] = field(default_factory=list)
+    loads: list[Load] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
+    environments: list[Mapping[str, Any]] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    lost: Failure | None = None  # why a run failed that named no culprit
+    alive: bool = False  # something succeeded after the last failure
+
+    @property
+    def measured(self) -> bool:
+        """Whether there is any figure."""
+        return bool(self.latency or self.probes or self.loads or self.evaluations)
+
+    def add(self, run: Run) -> None:
+        """Take in what this run says of the variant."""
+        name = self.variant.name
+        failure = run.failed_variants.get(name)
+        if failure is not None:
+            self.failures.append(failure)
+            self.alive = False
+            return
+        if run.status == FAILED:
+            self.lost = run.failure or self.lost
+            return
+        loads = [load for load in run.loads if load.variant == name]
+        (self.probes if run.kind == PROBE else self.loads).extend(loads)
+        self.evaluations += [item for item in run.evaluations if item.variant == name]
+        blocks = [block for block in run.blocks if block.variant == name and block.wall_ns.size]
+        measured = tuple(block for block in blocks if block.phase == MEASURE)
+        if run.kind == LATENCY and measured:
+            warmup = tuple(block for block in blocks if block.phase == WARMUP)
+            self.latency.append(RunSamples(run, measured, warmup))
+        if loads or measured:
+            self.environments.append(run.environment)
+            self.alive = True
+
+
+def cells(data: SessionData) -> Iterator[Cell]:
+    """One cell for every variant on every device; devices and variants in the session's order."""
+    by_device: dict[str, list[Run]] = {}
+    for run in data.runs:
+        by_device.setdefault(run.device, []).append(run)
+    for device in data.devices:
+        for variant in data.variants:
+            cell = Cell(variant, device)
+            engine = ENGINE_OF_FORMAT.get(variant.format)
+            for run in by_device.get(device.name, []):
+                if run.engine == engine:
+                    cell.add(run)
+            yield cell
+
+
+def latency_samples(data: SessionData, variant: str, device: str) -> list[Int64Array]:
+    """Measured samples of each latency run, ns, int64, in time order; [] where there are none."""
+    found = (cell for cell in cells(data) if (cell.variant.name, cell.device.name) == (variant, device))
+    return [samples.wall_ns for cell in found for samples in cell.latency]
+
+
+def all_latency_samples(data: SessionData, limit: int | None = None) -> dict[str, dict[str, list[Int64Array]]]:
+    """Device → variant → samples of each latency run. With `limit`, each run is thinned to about that many."""
+    found: dict[str, dict[str, list[Int64Array]]] = {}
+    for cell in cells(data):
+        if cell.latency:
+            runs = [samples.wall_ns for samples in cell.latency]
+            found.setdefault(cell.device.name, {})[cell.variant.name] = [thinned(run, limit) for run in runs]
+    return found
+
+
+def thinned(samples: Int64Array, limit: int | None) -> Int64Array:
+    """At most `limit` of the samples, evenly spaced in time, order kept; all of them when `limit` is None."""
+    if limit is None or samples.size <= limit:
+        return samples
+    return samples[np.linspace(0, samples.size - 1, limit).round().astype(np.int64)]

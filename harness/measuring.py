@@ -113,9 +113,10 @@ class Measuring:
         probes = self.plan.probes()
         self.probes_left = len(probes)
         for job in probes:
-            self.probes_left -= 1
             if job.variant in self.healthy[job.device, job.engine]:
                 self._probe(job)
+            else:
+                self.probes_left -= 1
         self._latency_rounds()
 
     # -- telling ---------------------------------------------------------------------------------------------------
@@ -185,7 +186,7 @@ class Measuring:
                 retries=retries,
             )
             self.store.add_run(run)
-        self.done += 1
+        self._count(work, run)
         if outcome.lost and outcome.error is not None:
             self._lose(device, outcome.error)
         for variant, failure in run.failed_variants.items():
@@ -197,6 +198,15 @@ class Measuring:
         elif not run.failed_variants and run.failure is not None:
             self.tell(FAILED, f"{what}: {run.failure.message}", device=name, engine=work.engine)
         return run, outcome
+
+    def _count(self, work: Work, run: Run) -> None:
+        """A probe is done however it ended; a latency run that failed is going to be made again."""
+        if work.kind == PROBE:
+            self.probes_left -= 1
+            self.done += 1
+        elif run.status == "ok":
+            self.made[run.device, run.engine] += 1
+            self.done += 1
 
     def _lose(self, device: Device, error: DeviceError) -> None:
         """A device is gone for good: record it, ask nothing more of it."""
@@ -274,7 +284,6 @@ class Measuring:
             for job in self.plan.latencies(self.round, healthy):
                 if self.open[job.device, job.engine]:
                     self._latency(job)
-                    self.made[job.device, job.engine] += 1
                     self._stop_if_enough((job.device, job.engine), rule, time.monotonic() - started)
             if not any(self.open.values()):
                 return

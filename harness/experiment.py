@@ -113,6 +113,7 @@ class ConstraintsSpec(_Strict):
     )
     max_drop: Points | None = Field(default=None, description="Accuracy lost against the base, in points, e.g. 0.5.")
     min_accuracy: Share | None = Field(default=None, description="Accuracy at least, e.g. 0.88 or 88%.")
+    max_rmse_ratio: float | None = Field(default=None, gt=0, description="Regression: RMSE over the base's, e.g. 1.05.")
     objective: Literal["latency", "size", "accuracy", "memory"] = Field(
         default="latency", description="What to win by."
     )

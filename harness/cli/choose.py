@@ -30,6 +30,7 @@ def choose(
     max_memory: Annotated[str | None, typer.Option(help="Peak memory over the bare engine's, e.g. 64MiB.")] = None,
     max_drop: Annotated[str | None, typer.Option(help="Accuracy lost against the base, in points, e.g. 0.5.")] = None,
     min_accuracy: Annotated[str | None, typer.Option(help="Accuracy at least, e.g. 0.88 or 88%.")] = None,
+    max_rmse_ratio: Annotated[float | None, typer.Option(help="Regression: RMSE over the base's, e.g. 1.05.")] = None,
     objective: Annotated[str | None, typer.Option(help="What to win by: latency, size, accuracy or memory.")] = None,
     device: Annotated[str | None, typer.Option("--device", "-d", help="Only for this device of the session.")] = None,
     results: ResultsOption = DEFAULT_RESULTS,
@@ -49,6 +50,7 @@ def choose(
         "max_memory": max_memory,
         "max_drop": max_drop,
         "min_accuracy": min_accuracy,
+        "max_rmse_ratio": max_rmse_ratio,
         "objective": objective,
     }
     given = {key: value for key, value in given.items() if value is not None}

@@ -90,9 +90,24 @@ def guarded(command: Callable[P, T]) -> Callable[P, T]:
             if _disk_full(error):
                 say(f"error: {error} — free some space (HARNESS_CACHE holds cached conversions) and run again")
                 raise typer.Exit(EXIT_DEVICE) from None
-            raise
+            if type(error).__module__.split(".")[0] in {"typer", "click"}:
+                raise  # its own way of ending a command
+            say(
+                f"internal error: {type(error).__name__}: {error} — this is a defect; the traceback is in {_traceback()}"
+            )
+            raise typer.Exit(EXIT_DEVICE) from None
 
     return wrapper
+
+
+def _traceback() -> str:
+    """Write the current exception's traceback to a file of its own; its path."""
+    import tempfile
+    import traceback
+
+    with tempfile.NamedTemporaryFile("w", prefix="harness-crash-", suffix=".txt", delete=False) as stream:
+        traceback.print_exc(file=stream)
+        return stream.name
 
 
 def open_store(results: Path, url: str | None, *, create: bool = False) -> Store:

@@ -7,13 +7,13 @@ from typing import Annotated
 import typer
 
 from harness import __version__
-from harness.cli import bench, choose, compare, convert, demo, report, run, table
+from harness.cli import bench, choose, convert, demo, report, run, table
 
 app = typer.Typer(
     name="harness",
     no_args_is_help=True,
     add_completion=True,
-    pretty_exceptions_show_locals=False,
+    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Compress a model to TFLite, ONNX and OpenVINO, measure every variant on your own devices, choose what to deploy.",
     epilog="Exit codes: 0 done; 1 a limit is not met; 2 your input is wrong; 3 a device failed; 4 done, but some rows failed.",
@@ -42,7 +42,6 @@ app.command("bench")(bench.bench)
 app.command("table")(table.table)
 app.command("report")(report.report)
 app.command("choose")(choose.choose)
-app.command("compare")(compare.compare)
 
 
 def main() -> None:

@@ -16,9 +16,10 @@ from harness.cli.common import emit_json
 
 if TYPE_CHECKING:
     from converters.pipeline import ConversionReport
-    from harness.choose import Constraints, Recommendation
+    from harness.choose import Constraints
     from harness.experiment import ConstraintsSpec
     from harness.records import SessionData
+    from harness.report.advice import Advice
     from harness.row import Row
     from harness.store import Store
 
@@ -29,7 +30,7 @@ class LoadedSession:
 
     data: SessionData
     rows: list[Row]
-    recommendations: tuple[Recommendation, ...] = ()
+    recommendations: tuple[Advice, ...] = ()
 
     @property
     def session_id(self) -> str:
@@ -43,6 +44,7 @@ class LoadedSession:
         """
         from harness.choose import Constraints, recommend
         from harness.errors import SpecError
+        from harness.report.advice import advise
         from harness.table import run_medians
 
         names = [record.name for record in self.data.devices]
@@ -50,7 +52,7 @@ class LoadedSession:
             raise SpecError(f"session {self.session_id} has no device '{device}'", remedy=f"it has: {', '.join(names)}")
         limits = constraints or _own_limits(self.data) or Constraints()
         found = recommend(self.rows, limits, device=device, run_medians=run_medians(self.data))
-        return dataclasses.replace(self, recommendations=tuple(found))
+        return dataclasses.replace(self, recommendations=advise(found))
 
     def row_dicts(self) -> list[dict[str, Any]]:
         """Flat rows, JSON-compatible."""
@@ -60,9 +62,9 @@ class LoadedSession:
 
     def recommendation_dicts(self) -> list[dict[str, Any]]:
         """Recommendations, JSON-compatible."""
-        from harness.choose import recommendation_to_dict
+        from harness.report.advice import advice_to_dict
 
-        return [recommendation_to_dict(item) for item in self.recommendations]
+        return [advice_to_dict(item) for item in self.recommendations]
 
     def csv(self) -> str:
         """The rows as CSV."""
@@ -93,7 +95,7 @@ def constraints_of(spec: ConstraintsSpec) -> Constraints:
     """The user's limits in the words of `choose`."""
     from harness.choose import Constraints
 
-    limits = Constraints(
+    return Constraints(
         max_latency_ns=spec.max_latency,
         max_latency_p90_ns=spec.max_latency_p90,
         max_load_ns=spec.max_load,
@@ -101,8 +103,9 @@ def constraints_of(spec: ConstraintsSpec) -> Constraints:
         max_memory_bytes=spec.max_memory,
         max_drop_pp=spec.max_drop,
         min_accuracy=spec.min_accuracy,
+        max_rmse_ratio=spec.max_rmse_ratio,
+        objective=spec.objective,
     )
-    return dataclasses.replace(limits, objective=spec.objective)
 
 
 def load(store: Store, session: str) -> LoadedSession:

@@ -54,11 +54,12 @@ class Outcome:
     requested: dict[str, Any] = field(default_factory=dict)
     error: DeviceError | None = None
     interrupted: bool = False
+    reopening: bool = False
 
     @property
     def lost(self) -> bool:
-        """Whether the device is gone: a transient error that did not pass."""
-        return self.error is not None and self.error.transient
+        """Whether the device is gone: a transient error that did not pass, or no way to connect anew."""
+        return self.error is not None and (self.error.transient or self.reopening)
 
 
 def carry_out(device: Device, work: Work, outcome: Outcome, *, retrying: Callable[[DeviceError, float], None]) -> None:
@@ -70,8 +71,9 @@ def carry_out(device: Device, work: Work, outcome: Outcome, *, retrying: Callabl
         outcome.transcript, outcome.evaluations = Transcript(), []
         try:
             if outcome.error is not None:
+                outcome.reopening = True
                 device.reopen()
-            outcome.error = None
+            outcome.error, outcome.reopening = None, False
             _once(device, work, outcome)
         except DeviceError as error:
             outcome.error = error

@@ -13,7 +13,7 @@ from fake_device import Crash, FakeDevice, Hang, Lost, MemoryStore, make_variant
 
 from harness.agent.protocol import Job
 from harness.devices.transport import Transport
-from harness.errors import DeviceError, SpecError, TransportError
+from harness.errors import DeviceError, HostKeyError, SpecError, TransportError
 from harness.events import ENDED, RETRY, STOPPED, UNREACHABLE, Event
 from harness.plan import MeasurementProtocol
 from harness.profiles import DeviceProfile
@@ -251,6 +251,23 @@ def test_a_device_lost_for_good_leaves_the_others(tmp_path: Path) -> None:
     assert (run.status, run.retries, run.failed_variants) == ("failed", 3, {})
     assert len(lab.store.kinds(device="gone", kind=PROBE, status="ok")) == 2, "what was measured before stays"
     assert any(event.kind == UNREACHABLE for event in lab.events)
+
+
+def test_a_device_that_answers_with_another_key_is_lost(tmp_path: Path) -> None:
+    device = FakeDevice("a", unreachable=HostKeyError("CHANGED"))
+
+    def behave(job: Job, stage: str) -> None:
+        if stage == "load t2":
+            device.down = 1
+            raise Lost
+
+    device.behave = behave
+    lab = Lab(tmp_path, device, formats={"t1": "tflite", "t2": "tflite"})
+    lab.run()
+    failure = lab.store.devices["a"].failure
+    assert failure is not None
+    assert (failure.name, failure.transient) == ("HostKeyError", False)
+    assert len(lab.store.kinds(status="failed")) == 1, "nothing more is asked of it"
 
 
 def test_a_device_that_cannot_be_reached_is_recorded(tmp_path: Path) -> None:

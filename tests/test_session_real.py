@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -22,6 +23,13 @@ from harness.runner import run_session
 from harness.store import Store
 
 DRIVER = Path(__file__).resolve().parent / "session_driver.py"
+
+
+@pytest.fixture(autouse=True)
+def _engines() -> None:
+    for module, extra in (("ai_edge_litert", "litert"), ("onnxruntime", "onnx"), ("openvino", "openvino")):
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"{module} is missing: install the extra '{extra}'")
 
 
 def local(folder: Path) -> DeviceProfile:

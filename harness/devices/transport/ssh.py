@@ -170,14 +170,13 @@ class SshTransport(Transport):
     def _transfer(self, coroutine: Coroutine[Any, Any, bool], failed: str) -> bool:
         try:
             return self._link.loop.call(coroutine, TRANSFER_TIMEOUT_S)
-        except asyncssh.SFTPError as error:
+        except (OSError, asyncssh.Error) as error:
             if not self._link.alive():
                 raise self._link.lost(error) from error
+            words = error.reason if isinstance(error, asyncssh.SFTPError) else str(error)
             raise TransportError(
-                f"{self.label}: {failed}: {error.reason}", remedy="check free space and rights of 'work_folder'"
+                f"{self.label}: {failed}: {words}", remedy="check free space and rights of 'work_folder'"
             ) from error
-        except (OSError, asyncssh.Error) as error:
-            raise self._link.lost(error) from error
 
     def _sh(self, script: str, *arguments: str) -> tuple[int, bytes]:
         """A line of sh in the one long-lived shell, so that login scripts are paid once: code, stdout with stderr."""

@@ -153,7 +153,7 @@ async def connect(target: Target) -> asyncssh.SSHClientConnection:
                 raise
     except asyncssh.HostKeyNotVerifiable as error:
         raise keys.error(error.reason) from None
-    except (OSError, asyncssh.Error, asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
+    except (OSError, asyncssh.Error, ValueError) as error:  # ValueError: keys and ~/.ssh/config that cannot be read
         raise connect_error(target, error) from error
 
 
@@ -195,4 +195,7 @@ def connect_error(target: Target, error: Exception) -> DeviceError:
             transient=error.errno == socket.EAI_AGAIN,
         )
     words = error.reason if isinstance(error, asyncssh.DisconnectError) else str(error)
-    return TransportError(f"{label}: cannot connect to {place}: {words or type(error).__name__}", transient=True)
+    return TransportError(
+        f"{label}: cannot connect to {place}: {words or type(error).__name__}",
+        transient=not isinstance(error, ValueError),
+    )

@@ -50,7 +50,15 @@ class LoopThread:
         return not self._loop.is_closed()
 
     def stop(self) -> None:
-        """End the thread."""
+        """Cancel what is left, and end the thread."""
+        if not self.running():
+            return
+
+        async def cancel() -> None:
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+
+        self.call(cancel(), KILL_TIMEOUT_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=KILL_TIMEOUT_S)
         if not self._thread.is_alive():

@@ -1,6 +1,8 @@
 """The three engines on tiny artifacts (tests/data/make_agent_fixtures.py), in this process."""
 
 import importlib.util
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -132,11 +134,10 @@ def test_onnx_runtime_leaves_the_costly_fact_to_probe_runs():
 
 
 def test_openvino_runs_in_f32_and_fixes_the_batch():
-    session = engine("openvino").load(str(DATA / "tiny_ov.xml"), LoadOptions(threads=1, pinned=True))
+    session = engine("openvino").load(str(DATA / "tiny_ov.xml"), LoadOptions(threads=1))
     facts = session.facts(deep=False)
     assert facts["precision_hint"] == "f32"
     assert facts["streams"] == 1
-    assert facts["cpu_pinning"] is False
     assert facts["model_cache"] == "off"
     assert facts["reshaped_to_fixed"] is True
     assert session.tensors()[0][0].shape == (1, 1, 8, 8)
@@ -172,3 +173,21 @@ def test_tensor_types_of_litert_carry_their_quantization():
     assert (tensor.dtype, out.dtype) == ("int8", "int8")
     assert tensor.scale[0] == pytest.approx(1 / 255, rel=0.02)
     assert tensor.zero_point == (-128,)
+
+
+def test_an_old_device_may_have_only_tflite_runtime(monkeypatch):
+    for name in ("ai_edge_litert", "ai_edge_litert.interpreter", "tflite_runtime", "tflite_runtime.interpreter"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(AgentError, match="neither") as error:
+        open_engine("litert")
+    assert error.value.kind == "engine_missing"
+    assert "ondevice-harness[litert]" in error.value.remedy
+
+    package, module = types.ModuleType("tflite_runtime"), types.ModuleType("tflite_runtime.interpreter")
+    package.__path__, package.__version__ = [], "2.14.0"
+    monkeypatch.setitem(sys.modules, "tflite_runtime", package)
+    monkeypatch.setitem(sys.modules, "tflite_runtime.interpreter", module)
+    with pytest.raises(AgentError, match="built for numpy 1"):
+        open_engine("litert")
+    monkeypatch.setattr(np, "__version__", "1.26.4")
+    assert open_engine("litert").version == "2.14.0"

@@ -103,7 +103,7 @@ def _read_job(path: str | None) -> Job:
 
 
 def serve(arguments: list[str]) -> int:
-    """Run one job and return the exit code."""
+    """Run one job, send how it ended and `done`, and return the exit code."""
     channel = Channel(take_stdout())
     faulthandler.enable(file=sys.stderr)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash is expected now and then; its core is of no use
@@ -112,33 +112,33 @@ def serve(arguments: list[str]) -> int:
         if refused is not None:
             print(f"agent: cannot be tied to its parent: {refused}", file=sys.stderr)
     paths = [argument for argument in arguments if not argument.startswith("--")]
-    path = paths[0] if paths else None
-    try:
-        channel.catch_signals()
-        watch_host(channel.descriptor, None)
-        job = _read_job(path)
-        if path is None:
-            watch_host(channel.descriptor, 0)
-        _run(job, channel)
-        code = EXIT_OK
-    except ProtocolError as error:
-        channel.error(None, AgentError.wrap("job", error, "host and agent must be of the same version"))
-        code = EXIT_BAD_JOB
-    except AgentError as error:
-        channel.error(None, error)
-        code = EXIT_FAILED
-    except TerminatedError:
-        channel.error(None, AgentError("terminated", "the host ended the run", name="Terminated"))
-        code = EXIT_TERMINATED
-    except MemoryError as error:
-        channel.error(None, AgentError.wrap("invoke", error, "the device has too little memory for this model"))
-        code = EXIT_FAILED
-    except Exception as error:  # noqa: BLE001 - a fault of the agent itself must reach the host as a message too
-        traceback.print_exc()
-        channel.error(None, AgentError.wrap("internal", error, "a fault of the agent: stderr has the trace"))
-        code = EXIT_FAILED
+    code, failure = _attempt(paths[0] if paths else None, channel)
+    channel.finish()
+    if failure is not None:
+        channel.error(None, failure)
     channel.send("done", environment_after=env.environment_after())
     return code
+
+
+def _attempt(path: str | None, channel: Channel) -> tuple[int, AgentError | None]:
+    """Read the job and run it: the exit code, and what made the whole run fail."""
+    try:
+        channel.catch_signals()
+        job = _read_job(path)
+        watch_host(channel.descriptor, 0 if path is None else None)
+        _run(job, channel)
+    except ProtocolError as error:
+        return EXIT_BAD_JOB, AgentError.wrap("job", error, "host and agent must be of the same version")
+    except AgentError as error:
+        return EXIT_FAILED, error
+    except TerminatedError:
+        return EXIT_TERMINATED, AgentError("terminated", "the host ended the run", name="Terminated")
+    except MemoryError as error:
+        return EXIT_FAILED, AgentError.wrap("invoke", error, "the device has too little memory for this model")
+    except Exception as error:  # noqa: BLE001 - a fault of the agent itself must reach the host as a message too
+        traceback.print_exc()
+        return EXIT_FAILED, AgentError.wrap("internal", error, "a fault of the agent: stderr has the trace")
+    return EXIT_OK, None
 
 
 def main() -> None:

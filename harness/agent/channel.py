@@ -78,6 +78,10 @@ class Channel:
         """Say what comes next, so that the host knows whom to blame if the process dies in it."""
         self.send("sensor", name="stage", values={"stage": stage, "id": model})
 
+    def finish(self) -> None:
+        """From now on signals change nothing: only the last messages are left to send."""
+        self._finishing = True
+
     def catch_signals(self) -> None:
         """From now on the first SIGTERM or SIGINT raises TerminatedError; while a message is on its way, just after it."""
 

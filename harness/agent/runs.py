@@ -47,7 +47,6 @@ def load(job: Job, engine: Engine, data: dict[str, Array], model: Model) -> Load
     options = LoadOptions(
         threads=job.threads,
         precision=job.precision,
-        pinned=job.affinity is not None,
         shapes=feeder.shapes,
         extra=job.options,
     )

@@ -26,11 +26,10 @@ def ones_for_free(inputs: Sequence[Tensor]) -> Shapes:
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
     """How to load. `shapes` gives the concrete shapes for the inputs the engine reports, which may have free
-    dimensions. `pinned`: the process was given CPUs to stay on, so the engine must not pin threads itself."""
+    dimensions. `extra`: the job's options for this engine."""
 
     threads: int = 1
     precision: str = "f32"
-    pinned: bool = False
     shapes: Callable[[Sequence[Tensor]], Shapes] = ones_for_free
     extra: Mapping[str, Any] = field(default_factory=dict)
 

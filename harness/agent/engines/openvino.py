@@ -3,8 +3,9 @@
 Options in the job: `device` (default "CPU"), `config` (name -> value of a compile property, over ours).
 
 Without being asked, OpenVINO runs an fp32 model in bf16 on a CPU that has it, and quantizes the activations of
-weight-compressed layers. With precision "f32" both are switched off, and what was compiled is read back. No model cache is
-used. Importing and running the runtime sends no telemetry (its conversion tools do, and they are not used here).
+weight-compressed layers. With precision "f32" both are switched off, and what was compiled is read back. Whether it pins its
+threads is left to OpenVINO: it stays on the CPUs that the process was given, and takes no more threads than those. No model
+cache is used. Importing and running the runtime sends no telemetry (its conversion tools do, and they are not used here).
 """
 
 from __future__ import annotations
@@ -160,8 +161,6 @@ class OpenVINO:
         }
         if options.precision == "f32":
             wanted |= {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
-        if options.pinned:
-            wanted["ENABLE_CPU_PINNING"] = False  # the process was pinned from outside already
         supported = set(self._core.get_property(device, "SUPPORTED_PROPERTIES"))
         return {key: value for key, value in wanted.items() if key in supported} | dict(options.extra.get("config", {}))
 

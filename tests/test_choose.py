@@ -17,7 +17,6 @@ from harness.report.advice import advice_to_dict, advise, exclusion_words, limit
 from harness.row import FAILED, OK, REFUSED, Row
 from harness.table import build_rows, run_medians
 
-
 UNLABELLED: dict[str, Any] = dict.fromkeys(
     ("accuracy", "accuracy_drop_pp", "accuracy_drop_low_pp", "accuracy_drop_high_pp"), None
 )

@@ -1,0 +1,244 @@
+"""Two variants, two devices or two sessions → faster, slower, equivalent or inconclusive, with ratio and interval.
+
+Place in the flow: after `harness.table`, which gives the medians; `harness.stats.compare` has the mathematics. Always as
+candidate / reference: below 1 the candidate is faster. How runs are paired decides how much noise cancels out:
+
+- "block": both were in the same runs; the log ratio is taken per interleaved round of a run, one value per run;
+- "round": same session, different runs; runs of equal round were made near each other in time and are paired;
+- "unpaired": different sessions; run medians of both sides, Welch's t on their logarithms.
+
+Verdicts are Holm-corrected over all pairs of a table. `overall` pools the pairs of two devices or two sessions into one
+ratio per round (their geometric mean): the one verdict on whether these two are the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from harness.errors import SpecError
+from harness.records import SessionData
+from harness.row import OK, Row
+from harness.stats import compare as stats
+from harness.stats.compare import Comparison
+from harness.table import block_medians, build_rows, run_medians
+
+Method = Literal["block", "round", "unpaired", "none"]
+# What must be equal for a difference in time to be the variant's own doing.
+_SETTING = ("threads", "affinity", "precision")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One candidate against one reference.
+
+    `size_ratio`: candidate / reference. `accuracy_difference_pp`: candidate − reference, in points.
+    `outputs_identical`: bit for bit over the dataset, None where not known. `remarks`: what else differs, or makes the
+    figures doubtful, in words.
+    """
+
+    candidate: Row
+    reference: Row
+    method: Method
+    comparison: Comparison
+    size_ratio: float | None
+    accuracy_difference_pp: float | None
+    outputs_identical: bool | None
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonTable:
+    """All pairs, and their overall ratio (None for variants of one device: there it would mean nothing)."""
+
+    candidate: str
+    reference: str
+    pairs: tuple[Pair, ...]
+    overall: Comparison | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """A session's rows and medians, looked up once. Keys are (variant, device)."""
+
+    session: str
+    rows: dict[tuple[str, str], Row]
+    medians: Mapping[tuple[str, str], Mapping[int, float]]
+    blocks: Mapping[tuple[str, str], Mapping[str, Mapping[int, float]]]
+    artifacts: Mapping[str, str | None]
+
+
+def _side(data: SessionData) -> _Side:
+    return _Side(
+        session=data.session.id,
+        rows={(row.variant, row.device): row for row in build_rows(data)},
+        medians=run_medians(data),
+        blocks=block_medians(data),
+        artifacts={variant.name: variant.artifact_sha256 for variant in data.variants},
+    )
+
+
+def compare_variants(
+    data: SessionData, device: str, reference: str, candidates: Sequence[str] | None = None
+) -> ComparisonTable:
+    """Variants of one device against one of them; without `candidates`, all others that exist.
+
+    Raises SpecError for a device or variant the session does not have.
+    """
+    side = _side(data)
+    _known(device, [item.name for item in data.devices], "device")
+    names = [variant.name for variant in data.variants if variant.status == OK]
+    for name in (reference, *(candidates or ())):
+        _known(name, [variant.name for variant in data.variants], "variant")
+    chosen = [name for name in (candidates if candidates is not None else names) if name != reference]
+    pairs = [_pair(side, (name, device), side, (reference, device)) for name in chosen]
+    return ComparisonTable(f"variants on {device}", reference, _corrected(pairs), None)
+
+
+def compare_devices(data: SessionData, candidate: str, reference: str) -> ComparisonTable:
+    """Every variant on one device against the same variant on another. Raises SpecError for an unknown device."""
+    side = _side(data)
+    for name in (candidate, reference):
+        _known(name, [item.name for item in data.devices], "device")
+    names = [variant.name for variant in data.variants if variant.status == OK]
+    keys = [((name, candidate), (name, reference)) for name in names]
+    pairs = [_pair(side, mine, side, other) for mine, other in keys]
+    return ComparisonTable(candidate, reference, _corrected(pairs), _overall(side, side, keys))
+
+
+def compare_sessions(candidate: SessionData, reference: SessionData) -> ComparisonTable:
+    """Every variant and device that both sessions have, newer against older. Raises SpecError when they share none."""
+    one, two = _side(candidate), _side(reference)
+    keys = [(key, key) for key, row in one.rows.items() if key in two.rows and row.status != "refused"]
+    if not keys:
+        raise SpecError(
+            f"sessions {one.session} and {two.session} share no variant on a device of the same name",
+            remedy="compare sessions of the same experiment",
+        )
+    pairs = [_pair(one, mine, two, other) for mine, other in keys]
+    return ComparisonTable(one.session, two.session, _corrected(pairs), _overall(one, two, keys))
+
+
+def _known(name: str, names: Sequence[str], what: str) -> None:
+    if name not in names:
+        raise SpecError(f"the session has no {what} {name!r}", remedy=f"it has: {', '.join(names)}")
+
+
+def _corrected(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
+    adjusted = stats.holm([pair.comparison for pair in pairs])
+    return tuple(dataclasses.replace(pair, comparison=new) for pair, new in zip(pairs, adjusted, strict=True))
+
+
+def _pair(one: _Side, mine: tuple[str, str], two: _Side, other: tuple[str, str]) -> Pair:
+    candidate, reference = one.rows[mine], two.rows[other]
+    method, comparison = _compare(one, mine, two, other)
+    sizes, hits = (candidate.size_bytes, reference.size_bytes), (candidate.accuracy, reference.accuracy)
+    hashes = candidate.outputs_sha256, reference.outputs_sha256
+    return Pair(
+        candidate=candidate,
+        reference=reference,
+        method=method,
+        comparison=comparison,
+        size_ratio=sizes[0] / sizes[1] if sizes[0] and sizes[1] else None,
+        accuracy_difference_pp=None if hits[0] is None or hits[1] is None else 100 * (hits[0] - hits[1]),
+        outputs_identical=None if None in hashes else hashes[0] == hashes[1],
+        remarks=tuple(_remarks(one, candidate, two, reference)),
+    )
+
+
+def _compare(one: _Side, mine: tuple[str, str], two: _Side, other: tuple[str, str]) -> tuple[Method, Comparison]:
+    mine_runs, other_runs = one.medians.get(mine, {}), two.medians.get(other, {})
+    for row, runs in ((one.rows[mine], mine_runs), (two.rows[other], other_runs)):
+        if not runs or min(runs.values()) <= 0:
+            reason = row.error or ("samples of 0 ns have no ratio" if runs else "no latency run of it ended")
+            return "none", _inconclusive(f"{row.variant} on {row.device}: {reason}")
+    if one.session != two.session:
+        return "unpaired", stats.unpaired(list(mine_runs.values()), list(other_runs.values()))
+    by_block = _block_ratios(one.blocks[mine], two.blocks[other])
+    if by_block:
+        return "block", stats.paired(by_block)
+    return "round", stats.paired([math.log(mine_runs[r] / other_runs[r]) for r in sorted(mine_runs) if r in other_runs])
+
+
+def _inconclusive(reason: str) -> Comparison:
+    return Comparison(None, None, None, 0, None, None, "inconclusive", reason)
+
+
+def _block_ratios(mine: Mapping[str, Mapping[int, float]], other: Mapping[str, Mapping[int, float]]) -> list[float]:
+    """One log ratio for each run that both were in, over the interleaved rounds that both had in it."""
+    ratios = []
+    for run, blocks in mine.items():
+        common = [i for i in blocks if i in other.get(run, {}) and blocks[i] > 0 and other[run][i] > 0]
+        if common:
+            ratios.append(stats.run_log_ratio([blocks[i] for i in common], [other[run][i] for i in common]))
+    return ratios
+
+
+def _remarks(one: _Side, candidate: Row, two: _Side, reference: Row) -> list[str]:
+    found = []
+    for name in _SETTING:
+        mine, other = getattr(candidate, name), getattr(reference, name)
+        # Between variants precision is the very thing compared; between devices or sessions it must not differ.
+        if (
+            mine != other
+            and None not in (mine, other)
+            and (name != "precision" or candidate.variant == reference.variant)
+        ):
+            found.append(f"{name} differ: {mine} and {other}")
+    if candidate.variant == reference.variant and one.session != two.session:
+        hashes = one.artifacts.get(candidate.variant), two.artifacts.get(reference.variant)
+        if None not in hashes and hashes[0] != hashes[1]:
+            found.append("the artifacts differ")
+    doubtful = [row for row in (candidate, reference) if row.status == OK and row.grade in ("C", "invalid")]
+    return found + [
+        f"{row.variant} on {row.device} is of grade {row.grade}: {'; '.join(row.grade_reasons)}" for row in doubtful
+    ]
+
+
+def _overall(one: _Side, two: _Side, keys: Sequence[tuple[tuple[str, str], tuple[str, str]]]) -> Comparison | None:
+    """One ratio per round over all variants measured on both sides in all of the rounds; None where there are none."""
+    series = [
+        (one.medians[mine], two.medians[other]) for mine, other in keys if mine in one.medians and other in two.medians
+    ]
+    series = [pair for pair in series if all(min(side.values()) > 0 for side in pair)]
+    if not series:
+        return None
+    mine, other = _mean_logs([pair[0] for pair in series]), _mean_logs([pair[1] for pair in series])
+    if one.session != two.session:
+        return stats.unpaired([math.exp(v) for v in mine.values()], [math.exp(v) for v in other.values()])
+    return stats.paired([mine[number] - other[number] for number in sorted(mine) if number in other])
+
+
+def _mean_logs(medians: Sequence[Mapping[int, float]]) -> dict[int, float]:
+    """Round → mean of the logarithms over all variants, for the rounds that every variant has."""
+    rounds = set(medians[0]).intersection(*medians)
+    return {number: float(np.mean([math.log(item[number]) for item in medians])) for number in sorted(rounds)}
+
+
+def comparison_to_dict(table: ComparisonTable) -> dict[str, Any]:
+    """A comparison as JSON-compatible data, one flat object a pair."""
+    return {
+        "candidate": table.candidate,
+        "reference": table.reference,
+        "overall": None if table.overall is None else dataclasses.asdict(table.overall),
+        "pairs": [_pair_to_dict(pair) for pair in table.pairs],
+    }
+
+
+def _pair_to_dict(pair: Pair) -> dict[str, Any]:
+    sides = {"candidate": pair.candidate, "reference": pair.reference}
+    fields = ("session", "variant", "device", "latency_median_ns")
+    return {
+        **{f"{side}_{name}": getattr(row, name) for side, row in sides.items() for name in fields},
+        "method": pair.method,
+        **dataclasses.asdict(pair.comparison),
+        "size_ratio": pair.size_ratio,
+        "accuracy_difference_pp": pair.accuracy_difference_pp,
+        "outputs_identical": pair.outputs_identical,
+        "remarks": list(pair.remarks),
+    }

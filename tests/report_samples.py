@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from harness.report.advice import Advice
 from harness.row import FAILED, OK, REFUSED, Row
 
 HOSTILE = '<script>alert("x")</script>\x1b[31m|`*&amp;\n</script><img src=http://evil.example/x onerror=alert(1)>'
-
-
-@dataclass(frozen=True)
-class Advice:
-    device: str
-    winner: str | None
-    sentence: str
-    runner_up: str | None = None
-    tie: bool = False
-    excluded: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    pareto: tuple[str, ...] = ()
 
 
 def row(recipe: str = "fp32", form: str = "tflite", device: str = "laptop", **values: Any) -> Row:
@@ -125,13 +114,16 @@ def many(devices: tuple[str, ...] = ("laptop", "board")) -> list[Row]:
 
 
 def advice(device: str = "laptop") -> Advice:
+    """What the reports show of a recommendation; none of them looks at the recommendation itself."""
     return Advice(
-        device,
-        "dscnn.tflite.static_wi8_ai8",
-        f"On {device}, deploy dscnn.tflite.static_wi8_ai8: the fastest within the limits.",
+        device=device,
+        winner="dscnn.tflite.static_wi8_ai8",
+        sentence=f"Deploy dscnn.tflite.static_wi8_ai8 on {device}: the fastest within the limits. Limits: p90 ≤ 2.50 ms.",
         runner_up="dscnn.openvino.static_wi8_ai8",
+        tie=(),
         excluded=(("dscnn.onnx.fp32", ("p90 2.64 ms > 2.50 ms",)),),
         pareto=("dscnn.tflite.static_wi8_ai8", "dscnn.openvino.static_wi8_ai8", "dscnn.tflite.fp32"),
+        recommendation=cast("Any", None),
     )
 
 

@@ -147,8 +147,7 @@ def test_hostile_strings_are_shown_not_obeyed(hostile: str) -> None:
 def test_the_page_says_what_a_reader_needs(page: Page) -> None:
     words = " ".join(" ".join(page.words).split())
     for needed in (
-        "On laptop, deploy dscnn.tflite.static_wi8_ai8: the fastest within the limits.",
-        "dscnn.openvino.static_wi8_ai8",
+        "Deploy dscnn.tflite.static_wi8_ai8 on laptop: the fastest within the limits.",
         "p90 2.64 ms > 2.50 ms",
         "2026-11-21 22:15 UTC",
         "session 20261121-221500-a1b2c3",
@@ -253,8 +252,12 @@ def test_a_regression_is_drawn_with_its_error_upside_down() -> None:
     assert figure["layout"]["yaxis"]["autorange"] == "reversed"
 
 
-def test_no_accuracy_no_trade_off() -> None:
-    assert figures.trade_off(group(row(accuracy=None, agreement=None)), "") is None
+def test_without_accuracy_size_stands_against_latency_as_in_the_front() -> None:
+    figure = figures.trade_off(group(row(accuracy=None, agreement=None)), "")
+    assert figure is not None
+    assert figure["layout"]["yaxis"]["title"]["text"] == "size (kB)"
+    assert figure["layout"]["yaxis"]["autorange"] == "reversed"
+    assert figures.trade_off(group(row(accuracy=None, agreement=None, size_bytes=None)), "") is None
 
 
 def test_sizes_are_drawn_once_for_all_devices_smallest_on_top() -> None:

@@ -45,7 +45,7 @@ def test_lines_fit_the_terminal(width: int) -> None:
 
 def test_columns_come_with_the_width() -> None:
     def header(width: int) -> str:
-        return " ".join(render_text(many(), ADVICE, width=width).splitlines()[2:4])
+        return " ".join(render_text(many(), ADVICE, width=width).splitlines()[3:5])
 
     assert "accuracy" in header(80)
     assert "size" in header(80)
@@ -133,8 +133,8 @@ def test_hostile_names_cannot_move_the_cursor() -> None:
 
 def test_recommendations_alone() -> None:
     text = render_recommendations(ADVICE)
-    assert text.startswith("laptop: On laptop, deploy dscnn.tflite.static_wi8_ai8")
-    assert "runner-up: dscnn.openvino.static_wi8_ai8" in text
+    assert text.startswith("Deploy dscnn.tflite.static_wi8_ai8 on laptop")
+    assert "Limits: p90 ≤ 2.50 ms." in text
     assert "dscnn.onnx.fp32: p90 2.64 ms > 2.50 ms" in text
 
 
@@ -241,3 +241,31 @@ def test_conversion_tells_made_refused_and_failed() -> None:
     assert "do that" in text
     assert "\x1b" not in text
     assert text.index("SIGSEGV") > text.index("no such kernel")
+
+
+def test_failures_with_the_same_words_are_told_together() -> None:
+    lost = [failed(f"r{number}", error="TransportError: no route", remedy="check the cable") for number in range(5)]
+    text = render_text([row(), *lost])
+    assert text.count("no route") == 1
+    assert text.count("check the cable") == 1
+    for number in range(5):
+        assert f"dscnn.tflite.r{number}" in text
+
+
+def test_what_most_sessions_lack_is_not_explained() -> None:
+    reasons = (
+        "energy_total_uj: no power source",
+        "mae: a classification has no such error",
+        "load_ns: the probe crashed",
+    )
+    text = render_text([row(load_ns=None, null_reasons=reasons), failed(null_reasons=("accuracy: it failed",))])
+    assert "n/a load: the probe crashed" in text
+    assert "power source" not in text
+    assert "MAE" not in text
+    assert "accuracy: it failed" not in text
+
+
+def test_columns_missing_for_the_same_reason_are_named_together() -> None:
+    reasons = ("accuracy: no labels", "accuracy_drop_pp: no labels")
+    text = render_text([row("a", accuracy=None, accuracy_drop_pp=None, null_reasons=reasons), row("b")])
+    assert "n/a accuracy, drop: no labels (dscnn.tflite.a)" in text

@@ -8,15 +8,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-from harness.report.cells import COLUMNS, GRADE_MEANINGS, clean, plain_header, variant_label
+from harness.choose import Recommendation
+from harness.report.advice import Advice, advise
+from harness.report.cells import COLUMNS, GRADE_MEANINGS, clean, has_value, plain_header, variant_label
 from harness.row import OK, REFUSED, Row
 
-if TYPE_CHECKING:
-    from harness.choose import Recommendation
-
 MOST_NAMES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Alike:
+    """Variants of which the same is to be said, such as that a device was lost: `text`, and what to do."""
+
+    labels: tuple[str, ...]
+    text: str
+    remedy: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +33,25 @@ class DeviceGroup:
     device: str
     ok: tuple[Row, ...]
     failed: tuple[Row, ...]
-    recommendation: Recommendation | None = None
+    advice: Advice | None = None
+
+    def failures(self) -> list[Alike]:
+        """The failed rows, those with the same words together."""
+        return alike(
+            (variant_label(row), clean(row.error) or "no reason given", clean(row.remedy)) for row in self.failed
+        )
+
+    def excluded(self) -> list[Alike]:
+        """Whom the limits exclude, and by which."""
+        return [] if self.advice is None else exclusions(self.advice)
 
     def is_winner(self, row: Row) -> bool:
-        """Whether the recommendation names this row's variant."""
-        return self.recommendation is not None and row.variant == self.recommendation.winner
+        """Whether the advice names this row's variant."""
+        return self.advice is not None and row.variant == self.advice.winner
 
     def on_front(self, row: Row) -> bool:
         """Whether this row's variant is on the device's Pareto front."""
-        return self.recommendation is not None and row.variant in self.recommendation.pareto
+        return self.advice is not None and row.variant in self.advice.pareto
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +86,19 @@ class Notes:
         return [(number, text) for text, number in self.numbers.items()]
 
 
+def alike(entries: Iterable[tuple[str, str, str]]) -> list[Alike]:
+    """Entries of label, text and remedy, those with the same text and remedy together."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for label, text, remedy in entries:
+        found.setdefault((text, remedy), []).append(label)
+    return [Alike(tuple(labels), text, remedy) for (text, remedy), labels in found.items()]
+
+
+def exclusions(advice: Advice) -> list[Alike]:
+    """Whom the limits exclude, and by which."""
+    return alike((clean(name), clean("; ".join(reasons)), "") for name, reasons in advice.excluded)
+
+
 def _by_latency(row: Row) -> tuple[float, str]:
     value = row.latency_median_ns
     return (math.inf if value is None else value, row.variant)
@@ -85,10 +115,15 @@ def _refusals(rows: Sequence[Row], devices: Sequence[str]) -> tuple[Refusal, ...
     )
 
 
-def arrange(rows: Iterable[Row], recommendations: Iterable[Recommendation] = ()) -> Arrangement:
+def worded(recommendations: Iterable[Recommendation | Advice]) -> tuple[Advice, ...]:
+    """The recommendations in words, where they are not yet."""
+    return tuple(item if isinstance(item, Advice) else advise((item,))[0] for item in recommendations)
+
+
+def arrange(rows: Iterable[Row], recommendations: Iterable[Recommendation | Advice] = ()) -> Arrangement:
     """Order rows for showing. Devices keep the order in which the rows name them."""
     rows = list(rows)
-    advice = {recommendation.device: recommendation for recommendation in recommendations}
+    advice = {item.device: item for item in worded(recommendations)}
     names = list(dict.fromkeys(row.device for row in rows))
     groups = []
     for name in names:
@@ -100,6 +135,12 @@ def arrange(rows: Iterable[Row], recommendations: Iterable[Recommendation] = ())
     return Arrangement(tuple(groups), _refusals(rows, [group.device for group in groups]))
 
 
+def first_sentence(text: str) -> tuple[str, str]:
+    """The first sentence of an advice, which says what to deploy, and the rest, which says how sure that is."""
+    first, found, rest = clean(text).partition(". ")
+    return first + found.rstrip(), rest
+
+
 def name_some(labels: Sequence[str], total: int) -> str:
     """Up to three of these names and how many more there are; or that it is all of them."""
     if len(labels) == total and total > 1:
@@ -109,20 +150,29 @@ def name_some(labels: Sequence[str], total: int) -> str:
     return f"{', '.join(labels[:MOST_NAMES])} and {len(labels) - MOST_NAMES} more"
 
 
-def absences(rows: Sequence[Row]) -> list[str]:
-    """Why cells say "n/a" and columns are missing: "accuracy: no labels (all variants)", for the columns there are."""
-    reasons: dict[tuple[str, str], list[str]] = {}
-    by_field = {field: column for column in COLUMNS.values() for field in column.fields}
+def absences(rows: Iterable[Row]) -> list[str]:
+    """Why cells of measured rows say "n/a" and columns are missing: "accuracy, drop: no labels (all variants)"."""
+    rows = [row for row in rows if row.status == OK]
+    by_field = {
+        field: column
+        for column in COLUMNS.values()
+        for field in column.fields
+        if not column.special or has_value(column, rows)
+    }
+    found: dict[tuple[str, str], list[str]] = {}  # column and reason → labels
     for row in rows:
         for entry in row.null_reasons:
             name, _, reason = entry.partition(":")
             column = by_field.get(name.strip())
             if column is not None:
-                labels = reasons.setdefault((plain_header(column), clean(reason)), [])
+                labels = found.setdefault((plain_header(column), clean(reason)), [])
                 if variant_label(row) not in labels:
                     labels.append(variant_label(row))
     total = len({variant_label(row) for row in rows})
-    return [f"{header}: {reason} ({name_some(labels, total)})" for (header, reason), labels in reasons.items()]
+    merged: dict[tuple[str, str], list[str]] = {}  # reason and who → columns
+    for (header, reason), labels in found.items():
+        merged.setdefault((reason, name_some(labels, total)), []).append(header)
+    return [f"{', '.join(headers)}: {reason} ({who})" for (reason, who), headers in merged.items()]
 
 
 def grades_used(rows: Iterable[Row]) -> list[tuple[str, str]]:

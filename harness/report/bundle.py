@@ -13,19 +13,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.errors import SpecError
-from harness.records import LATENCY, MEASURE, SessionData
+from harness.gather import all_latency_samples
+from harness.records import SessionData
 from harness.report.csv_rows import render_csv
 from harness.report.html import render_html, unavailable
 from harness.report.json_rows import render_json
 from harness.report.markdown import render_markdown
 from harness.row import Row
+from harness.table import run_medians
 
 if TYPE_CHECKING:
     from harness.choose import Recommendation
-    from harness.records import Int64Array
+    from harness.report.advice import Advice
 
 logger = logging.getLogger(__name__)
 
+# A box needs no more; the figures themselves are made of all samples.
+_RUN_SAMPLES = 1000
 NAMES = {"json": "rows.json", "csv": "rows.csv", "markdown": "report.md", "html": "report.html"}
 
 
@@ -33,7 +37,7 @@ def write_reports(
     folder: Path,
     session_id: str,
     rows: Sequence[Row],
-    recommendations: Sequence[Recommendation],
+    recommendations: Sequence[Recommendation | Advice],
     data: SessionData,
 ) -> dict[str, Path]:
     """Write the reports, replacing older ones; kind → path, kinds as in NAMES.
@@ -48,7 +52,9 @@ def write_reports(
     }
     reason = unavailable()
     if reason is None:
-        texts["html"] = render_html(rows, recommendations, data, samples_of(data))
+        texts["html"] = render_html(
+            rows, recommendations, data, all_latency_samples(data, _RUN_SAMPLES), run_medians(data)
+        )
     else:
         logger.warning("no report.html: %s", reason)
     try:
@@ -56,16 +62,6 @@ def write_reports(
         return {kind: _write(folder / NAMES[kind], text) for kind, text in texts.items()}
     except OSError as error:
         raise SpecError(f"cannot write reports to {folder}: {error.strerror or error}") from error
-
-
-def samples_of(data: SessionData) -> dict[str, dict[str, list[Int64Array]]]:
-    """Measured times of each inference, raw: device → variant → one array of ns for every block of every run."""
-    found: dict[str, dict[str, list[Int64Array]]] = {}
-    for run in data.runs:
-        for block in run.blocks if run.kind == LATENCY else ():
-            if block.phase == MEASURE:
-                found.setdefault(run.device, {}).setdefault(block.variant, []).append(block.wall_ns)
-    return found
 
 
 def _write(path: Path, text: str) -> Path:

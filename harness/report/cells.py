@@ -25,7 +25,7 @@ GRADE_MEANINGS = {
 class Column:
     """One column: `fields` are the row fields it shows (the first one decides whether there is a value), `text` the
     cell, `sort` the value to sort by, `meaning` the sentence of the legend. A column that is not `essential` appears
-    only when some row has a value."""
+    only when some row has a value; that one is missing needs no word when it is `special`: most sessions have none."""
 
     key: str
     header: str
@@ -35,6 +35,7 @@ class Column:
     meaning: str
     numeric: bool = True
     essential: bool = False
+    special: bool = False
 
 
 def clean(text: str | None) -> str:
@@ -107,6 +108,7 @@ def _columns() -> Iterable[Column]:
         lambda r: interval(r.latency_p99_ns, r.latency_p99_low_ns, r.latency_p99_high_ns),
         lambda r: r.latency_p99_ns,
         "99 of 100 inferences take at most this long, with its 95 % interval over runs",
+        special=True,
     )
     yield Column(
         "virtual",
@@ -115,6 +117,7 @@ def _columns() -> Iterable[Column]:
         lambda r: ns(r.virtual_time_ns),
         lambda r: r.virtual_time_ns,
         "instructions counted by a deterministic emulator, as time; not a latency",
+        special=True,
     )
     yield Column(
         "load",
@@ -180,6 +183,7 @@ def _columns() -> Iterable[Column]:
         lambda r: units.format_number(r.mae),
         lambda r: r.mae,
         "mean absolute error of a regression",
+        special=True,
     )
     yield Column(
         "rmse",
@@ -188,6 +192,7 @@ def _columns() -> Iterable[Column]:
         lambda r: units.format_number(r.rmse),
         lambda r: r.rmse,
         "root of the mean squared error of a regression",
+        special=True,
     )
     yield Column(
         "rmse_ratio",
@@ -196,6 +201,7 @@ def _columns() -> Iterable[Column]:
         lambda r: units.format_number(r.rmse_ratio),
         lambda r: r.rmse_ratio,
         "RMSE over the base model's RMSE on the same rows; above 1 is worse",
+        special=True,
     )
     yield Column(
         "agreement",
@@ -212,6 +218,7 @@ def _columns() -> Iterable[Column]:
         lambda r: units.format_uj(r.energy_total_uj),
         lambda r: r.energy_total_uj,
         "total energy of one inference",
+        special=True,
     )
     yield Column(
         "grade",

@@ -102,12 +102,12 @@ def hover(row: Row) -> str:
 
 
 def _quality(rows: Sequence[Row]) -> tuple[str, str, float] | None:
-    """What stands against latency: row field, axis title, factor; None when no measured row has any."""
+    """What stands against latency, as in `harness.choose.pareto_front`: row field, axis title, factor; or None."""
     for name, title, factor in (
         ("accuracy", "accuracy (%)", 100.0),
-        ("rmse", "RMSE (lower is better)", 1.0),
-        ("mae", "MAE (lower is better)", 1.0),
+        ("rmse", "RMSE (in the output's unit)", 1.0),
         ("agreement", "agreement with the base model (%)", 100.0),
+        ("size_bytes", "size (kB)", 1e-3),
     ):
         if any(getattr(row, name) is not None for row in rows):
             return name, title, factor
@@ -141,7 +141,7 @@ def trade_off(group: DeviceGroup, start: str) -> Figure | None:
         _markers([point for point in points if point[0].format == form], form, factor, name, order)
         for form in dict.fromkeys(row.format for row in rows)
     ]
-    if name in ("rmse", "mae"):
+    if name in ("rmse", "size_bytes"):
         axis_y = _axis(title, tickformat="~g", autorange="reversed")
     else:
         axis_y = _axis(title, tickformat="~g")
@@ -289,18 +289,21 @@ def thin(samples: NDArray[Any], most: int = _MOST_SAMPLES) -> list[int]:
     return [int(value) for value in ordered]
 
 
-def distributions(group: DeviceGroup, samples: Mapping[str, Sequence[NDArray[Any]]], start: str) -> Figure | None:
-    """A box of all samples per variant, fastest on top, and a line for the range of each run.
+def distributions(
+    group: DeviceGroup,
+    samples: Mapping[str, Sequence[NDArray[Any]]],
+    medians: Mapping[tuple[str, str], Mapping[int, float]],
+    start: str,
+) -> Figure | None:
+    """A box of all samples per variant, fastest on top, and a point for the median of each run.
 
-    `samples`: variant name → one int64 array of ns per run.
+    `samples`: variant → one int64 array of ns per run. `medians`: (variant, device) → round → ns.
     """
     rows = [row for row in reversed(group.ok) if any(len(run) for run in samples.get(row.variant, ()))]
     if not rows:
         return None
     pooled = {row.variant: thin(np.concatenate([np.asarray(run) for run in samples[row.variant]])) for row in rows}
     axis, factor = _time_axis([value for values in pooled.values() for value in values], "time of one inference")
-    if axis.get("type") != "log":
-        axis["rangemode"] = "tozero"
     traces = []
     for row in rows:
         _, color, _ = style_of(row.format)
@@ -318,5 +321,26 @@ def distributions(group: DeviceGroup, samples: Mapping[str, Sequence[NDArray[Any
                 "showlegend": False,
             }
         )
+    traces.append(_run_medians(rows, medians, factor, start))
     layout = _layout(_FRAME_PX + _LINE_PX * len(rows), xaxis=axis, yaxis=_axis("", type="category", ticksuffix="  "))
     return {"data": traces, "layout": layout}
+
+
+def _run_medians(
+    rows: Sequence[Row], medians: Mapping[tuple[str, str], Mapping[int, float]], factor: float, start: str
+) -> dict[str, Any]:
+    points = [
+        (value / factor, escape(variant_label(row).removeprefix(start)))
+        for row in rows
+        for value in medians.get((row.variant, row.device), {}).values()
+    ]
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "median of one run",
+        "x": [x for x, _ in points],
+        "y": [y for _, y in points],
+        "marker": {"symbol": "circle", "size": 5, "color": "#ffffff", "line": {"color": "#1d2733", "width": 1}},
+        "hovertemplate": "median of one run: %{x:.4g}<extra></extra>",
+        "showlegend": bool(points),
+    }

@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import SpecError
 from harness.records import SessionData
 from harness.report.arrange import arrange
-from harness.report.page import Samples, build
+from harness.report.page import Medians, Samples, build
 from harness.row import Row
 
 if TYPE_CHECKING:
     from harness.choose import Recommendation
+    from harness.report.advice import Advice
 
 _HERE = Path(__file__).parent
 _LIBRARY = Path("package_data") / "plotly.min.js"
@@ -39,14 +40,15 @@ def unavailable() -> str | None:
 
 def render_html(
     rows: Iterable[Row],
-    recommendations: Iterable[Recommendation] = (),
+    recommendations: Iterable[Recommendation | Advice] = (),
     data: SessionData | None = None,
     samples: Samples | None = None,
+    medians: Medians | None = None,
 ) -> str:
     """The whole page.
 
-    `data` adds session, versions and device facts. `samples`: device → variant → one int64 array of ns per run, for
-    the distributions. Raises SpecError when the extra `report` is not installed.
+    `data` adds session, versions and device facts. `samples`: device → variant → one int64 array of ns per run, and
+    `medians`: (variant, device) → round → ns, as harness.table gives them, for the distributions. Raises SpecError when the extra `report` is not installed.
     """
     reason = unavailable()
     if reason is not None:
@@ -55,7 +57,7 @@ def render_html(
     from markupsafe import Markup
 
     rows = list(rows)
-    context = build(arrange(rows, recommendations), rows, data, samples or {})
+    context = build(arrange(rows, recommendations), rows, data, samples or {}, medians or {})
     packed, library_hash = _library()
     script = (_HERE / "page.js").read_text(encoding="utf-8")
     environment = jinja2.Environment(

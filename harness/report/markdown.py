@@ -10,12 +10,22 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from harness.report.arrange import Arrangement, DeviceGroup, Notes, absences, arrange, grades_used
-from harness.report.cells import Column, clean, columns_for, variant_label
+from harness.report.arrange import (
+    Alike,
+    Arrangement,
+    DeviceGroup,
+    Notes,
+    absences,
+    arrange,
+    first_sentence,
+    grades_used,
+)
+from harness.report.cells import Column, clean, columns_for
 from harness.row import Row
 
 if TYPE_CHECKING:
     from harness.choose import Recommendation
+    from harness.report.advice import Advice
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]|~$]|^[#+-])")
 _ORDERED = re.compile(r"^(\d+)([.)])")
@@ -29,7 +39,9 @@ def escape(text: str | None) -> str:
     return plain.replace("@", "@\u200b").replace("://", ":\u200b//").replace("www.", "www\u200b.")
 
 
-def render_markdown(rows: Iterable[Row], recommendations: Iterable[Recommendation] = (), *, title: str = "") -> str:
+def render_markdown(
+    rows: Iterable[Row], recommendations: Iterable[Recommendation | Advice] = (), *, title: str = ""
+) -> str:
     """The whole report as Markdown, ending in a newline. `title` becomes the first heading."""
     rows = list(rows)
     arranged = arrange(rows, recommendations)
@@ -44,19 +56,21 @@ def render_markdown(rows: Iterable[Row], recommendations: Iterable[Recommendatio
 
 def _device(group: DeviceGroup, columns: Sequence[Column], notes: Notes) -> list[str]:
     blocks = [f"## {escape(group.device)}"]
-    if group.recommendation is not None:
-        blocks.append(f"**{escape(group.recommendation.sentence)}**")
+    if group.advice is not None:
+        first, rest = first_sentence(group.advice.sentence)
+        blocks.append(f"**{escape(first)}** {escape(rest)}".rstrip())
     if group.ok:
         blocks.append(_table(group, columns, notes))
     if group.failed:
         blocks.append("Failed:")
-        blocks.append("\n".join(_failure(row) for row in group.failed))
+        blocks.append("\n".join(_failure(failure) for failure in group.failures()))
     return blocks
 
 
-def _failure(row: Row) -> str:
-    remedy = f" — remedy: {escape(row.remedy)}" if row.remedy else ""
-    return f"- {_code(variant_label(row))}: {escape(row.error) or 'no reason given'}{remedy}"
+def _failure(failure: Alike) -> str:
+    names = ", ".join(_code(label) for label in failure.labels)
+    remedy = f" — remedy: {escape(failure.remedy)}" if failure.remedy else ""
+    return f"- {names}: {escape(failure.text)}{remedy}"
 
 
 def _code(text: str) -> str:

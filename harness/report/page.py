@@ -11,11 +11,12 @@ from typing import Any
 
 from harness.records import DeviceRecord, SessionData
 from harness.report import figures, units
-from harness.report.arrange import Arrangement, DeviceGroup, Notes, absences, common_start, grades_used
+from harness.report.arrange import Arrangement, DeviceGroup, Notes, absences, common_start, first_sentence, grades_used
 from harness.report.cells import COLUMNS, DETAILS, Column, clean, columns_for, has_value, plain_header, variant_label
 from harness.row import Row
 
 Samples = Mapping[str, Mapping[str, Sequence[Any]]]
+Medians = Mapping[tuple[str, str], Mapping[int, float]]
 Context = dict[str, Any]
 
 _CSS_CLASSES = {"tflite", "onnx", "openvino", "A", "B", "C", "invalid"}
@@ -23,7 +24,9 @@ _FIRST = ("variant", "latency", "accuracy", "drop", "mae", "rmse", "size", "grad
 _LONGEST = 400
 
 
-def build(arranged: Arrangement, rows: Sequence[Row], data: SessionData | None, samples: Samples) -> Context:
+def build(
+    arranged: Arrangement, rows: Sequence[Row], data: SessionData | None, samples: Samples, medians: Medians
+) -> Context:
     """The template's context without style and scripts; its key "plots" holds the figures by name."""
     columns = _columns(rows)
     notes, plots = Notes(), dict[str, figures.Figure]()
@@ -31,7 +34,7 @@ def build(arranged: Arrangement, rows: Sequence[Row], data: SessionData | None, 
     records = {} if data is None else {clean(record.name): record for record in data.devices}
     devices = [
         _device(f"device-{number}", group, columns, notes, start, records.get(clean(group.device)))
-        | _plots(f"device-{number}", group, samples.get(group.device, {}), start, plots)
+        | _plots(f"device-{number}", group, samples.get(group.device, {}), medians, start, plots)
         for number, group in enumerate(arranged.devices)
     ]
     everywhere = figures.sizes(rows, start)
@@ -108,27 +111,26 @@ def _device(
         "counts": counts,
         "formats": sorted({clean(row.format) for row in group.ok}),
         "rows": [_row(row, group, columns, notes, start) for row in group.ok],
-        "failed": [
-            {"name": variant_label(row), "error": clean(row.error) or "no reason given", "remedy": clean(row.remedy)}
-            for row in group.failed
-        ],
+        "failed": group.failures(),
         "facts": [] if record is None else _pairs({"transport": record.transport, **record.facts}),
         **_advice(group),
     }
 
 
 def _advice(group: DeviceGroup) -> Context:
-    advice = group.recommendation
+    advice = group.advice
     if advice is None:
-        return {"sentence": None, "winner": None, "tie": False, "tiles": [], "runner_up": None, "excluded": []}
+        return {"sentence": None, "doubts": None, "winner": None, "tie": 0, "tiles": [], "excluded": [], "outside": 0}
     winner = next((row for row in group.ok if group.is_winner(row)), None)
+    first, rest = first_sentence(advice.sentence)
     return {
-        "sentence": clean(advice.sentence),
+        "sentence": first,
+        "doubts": rest,
         "winner": None if winner is None else variant_label(winner),
-        "tie": bool(advice.tie),
+        "tie": len(advice.tie),
         "tiles": [] if winner is None else _tiles(winner),
-        "runner_up": clean(advice.runner_up),
-        "excluded": [{"name": clean(name), "why": clean("; ".join(why))} for name, why in advice.excluded],
+        "excluded": group.excluded(),
+        "outside": len(advice.excluded),
     }
 
 
@@ -192,11 +194,16 @@ def _breakable(name: str) -> list[str]:
 
 
 def _plots(
-    identity: str, group: DeviceGroup, samples: Mapping[str, Sequence[Any]], start: str, plots: dict[str, Any]
+    identity: str,
+    group: DeviceGroup,
+    samples: Mapping[str, Sequence[Any]],
+    medians: Medians,
+    start: str,
+    plots: dict[str, figures.Figure],
 ) -> Context:
     """Add this device's figures to `plots`; return their names and words."""
     names: Context = {"trade_off": None, "distributions": None}
-    trade_off, spread = figures.trade_off(group, start), figures.distributions(group, samples, start)
+    trade_off, spread = figures.trade_off(group, start), figures.distributions(group, samples, medians, start)
     if trade_off is not None:
         plots[f"{identity}-trade-off"] = trade_off
         names["trade_off"] = f"{identity}-trade-off"

@@ -11,18 +11,44 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from harness.report import units
-from harness.report.arrange import DeviceGroup, Notes, Refusal, absences, arrange, common_start, grades_used
-from harness.report.cells import Column, clean, columns_for, plain_header, variant_label
+from harness.report.arrange import (
+    DeviceGroup,
+    Notes,
+    Refusal,
+    absences,
+    arrange,
+    common_start,
+    exclusions,
+    first_sentence,
+    grades_used,
+    worded,
+)
+from harness.report.cells import Column, clean, columns_for, plain_header
 from harness.report.textgrid import FOLD_LEAST, GridColumn, Paper, grid_width, print_grid
 from harness.row import Row
 
 if TYPE_CHECKING:
     from harness.choose import Recommendation
+    from harness.report.advice import Advice
 
 # In this order columns are added while there is room; "+" is the long form of one that has a short. For those in
 # _SQUEEZE the variant's name is folded; for others it keeps a width of _NAME_ENOUGH.
-_ORDER = ("accuracy", "drop", "p90", "memory", "agreement", "drop+", "gzip", "load", "first", "memory+", "p90+")
-_SQUEEZE = ("accuracy", "drop")
+_ORDER = (
+    "accuracy",
+    "drop",
+    "rmse",
+    "rmse_ratio",
+    "p90",
+    "memory",
+    "agreement",
+    "drop+",
+    "gzip",
+    "load",
+    "first",
+    "memory+",
+    "p90+",
+)
+_SQUEEZE = ("accuracy", "drop", "rmse", "rmse_ratio")
 _NAME_ENOUGH = 30
 # Headers in two lines are narrower. Cells that have a short form, with its header:
 _HEADERS = {
@@ -45,7 +71,7 @@ _SHORT: dict[str, tuple[str, Callable[[Row], str]]] = {
 
 def render_text(
     rows: Iterable[Row],
-    recommendations: Iterable[Recommendation] = (),
+    recommendations: Iterable[Recommendation | Advice] = (),
     *,
     width: int | None = None,
     color: bool = False,
@@ -69,29 +95,30 @@ def render_text(
 
 
 def render_recommendations(
-    recommendations: Iterable[Recommendation], *, width: int | None = None, color: bool = False
+    recommendations: Iterable[Recommendation | Advice], *, width: int | None = None, color: bool = False
 ) -> str:
     """Only what to deploy on each device, and who is excluded by which limit. Arguments as for `render_text`."""
     paper = Paper(width, color=color)
-    for advice in recommendations:
-        paper.paragraph(clean(advice.sentence), _style(advice), lead=f"{clean(advice.device)}: ")
-        if advice.runner_up is not None:
-            paper.paragraph(f"runner-up: {clean(advice.runner_up)}", lead="  ")
-        for name, reasons in advice.excluded:
-            paper.paragraph(f"{clean(name)}: {clean('; '.join(reasons))}", "dim", lead="  – ")
+    for advice in worded(recommendations):
+        _print_advice(paper, advice)
+        for out in exclusions(advice):
+            paper.paragraph(f"{', '.join(out.labels)}: {out.text}", "dim", lead="  – ")
     return paper.text()
 
 
-def _style(advice: Recommendation) -> str:
-    return "bold yellow" if advice.winner is None else "bold green"
+def _print_advice(paper: Paper, advice: Advice) -> None:
+    first, rest = first_sentence(advice.sentence)
+    paper.paragraph(first, "bold yellow" if advice.winner is None else "bold green")
+    if rest:
+        paper.paragraph(rest)
 
 
 def _print_device(paper: Paper, group: DeviceGroup, columns: list[Column], notes: Notes, start: str) -> list[str]:
     """Print one device; return the headers of the columns left out."""
     counts = f"{len(group.ok)} measured" + (f", {len(group.failed)} failed" if group.failed else "")
     paper.line(f"{clean(group.device)} — {counts}", "bold")
-    if group.recommendation is not None:
-        paper.paragraph(clean(group.recommendation.sentence), _style(group.recommendation))
+    if group.advice is not None:
+        _print_advice(paper, group.advice)
     omitted: list[str] = []
     if group.ok:
         marks = [notes.mark(row.grade_reasons) for row in group.ok]
@@ -100,11 +127,10 @@ def _print_device(paper: Paper, group: DeviceGroup, columns: list[Column], notes
         print_grid(paper, shown, stars, ["bold green" if star == "★" else "" for star in stars])
         if group.failed:
             paper.line()
-    for row in group.failed:
-        reason = clean(row.error) or "no reason given"
-        paper.paragraph(f"{variant_label(row)} failed: {reason}", "red", lead="✗ ")
-        if row.remedy:
-            paper.paragraph(clean(row.remedy), lead="  → ")
+    for failure in group.failures():
+        paper.paragraph(f"{', '.join(failure.labels)} failed: {failure.text}", "red", lead="✗ ")
+        if failure.remedy:
+            paper.paragraph(failure.remedy, lead="  → ")
     paper.line()
     return omitted
 

@@ -2,7 +2,8 @@
 
 A `Source` is a folder that the Keras worker prepares once per base model and every toolchain reads::
 
-    source.json        names, sha256, parameters, tensors, facts; written last of all
+    source.json        names, sha256, parameters, tensors, facts; written when saved_model/ and the arrays are there
+    NAME.facts.json    facts that making the part NAME brought to light; `load_source` joins them to those of source.json
     saved_model/       signature `serving_default`, batch 1, inputs and outputs named as in source.json
     model.onnx         float32, free batch, opset 18; image inputs (see `nchw_inputs`) in NCHW
     model.tflite       float32, batch 1
@@ -37,7 +38,15 @@ TFLITE_MODEL = "model.tflite"
 CHECK = "check.npz"
 CALIBRATION = "calibration.npz"
 REFERENCE = "reference.npz"
+FACTS_SUFFIX = ".facts.json"
+# The files that make each part of a source; a folder stands for all files in it.
+PART_FILES: dict[str, tuple[str, ...]] = {
+    SAVED_MODEL: (SAVED_MODEL, SOURCE_NAME, CHECK, CALIBRATION),
+    ONNX_MODEL: (ONNX_MODEL, ONNX_MODEL + FACTS_SUFFIX),
+    TFLITE_MODEL: (TFLITE_MODEL,),
+}
 ONNX_OPSET = 18
+IMAGE_LAYOUT = "NHWC"
 
 Array = npt.NDArray[Any]
 NHWC_TO_NCHW = (0, 3, 1, 2)
@@ -110,6 +119,11 @@ def _prefixed(data: Any, prefix: str) -> dict[str, Array]:
     return {key.removeprefix(prefix): data[key] for key in data.files if key.startswith(prefix)}
 
 
+def save_facts(folder: Path, part: str, facts: dict[str, Any]) -> None:
+    """Write what making one part of a source brought to light."""
+    (folder / (part + FACTS_SUFFIX)).write_text(json.dumps(facts, sort_keys=True) + "\n", encoding="utf-8")
+
+
 def load_source(folder: Path) -> Source:
     """Read `source.json` of a source folder. Raises ConverterError when it is missing or of another schema."""
     path = folder / SOURCE_NAME
@@ -120,6 +134,8 @@ def load_source(folder: Path) -> Source:
         signature = signature_from_dict({"inputs": data.pop("inputs"), "outputs": data.pop("outputs")})
         data["nchw_inputs"] = tuple(data["nchw_inputs"])
         data["notes"] = tuple(data["notes"])
+        for more in sorted(folder.glob("*" + FACTS_SUFFIX)):
+            data["facts"] |= json.loads(more.read_text(encoding="utf-8"))
         return Source(folder=folder, inputs=signature.inputs, outputs=signature.outputs, **data)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ConverterError(f"{path}: not a source: {error}") from error
@@ -184,7 +200,7 @@ TOOLCHAINS: dict[str, ToolchainInfo] = {
             "tflite",
             "converters.export.tflite:TfliteToolchain",
             (SAVED_MODEL,),
-            ("tensorflow",),
+            ("tensorflow", "keras"),
             ("tensorflow", "keras", "ai-edge-litert"),
         ),
         ToolchainInfo(
@@ -210,3 +226,22 @@ TOOLCHAINS: dict[str, ToolchainInfo] = {
         ),
     )
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """The toolchains of one conversion, and who prepares the source; replaced as a whole in fault drills.
+
+    `preparation` and `checker` are "module:name" targets with the signatures of `converters.export.prepare.Preparation`
+    and `converters.check.agreement`. `home`: the toolchain in whose worker the preparation runs.
+    `preparation_packages`: distributions whose versions decide what the source holds.
+    """
+
+    toolchains: dict[str, ToolchainInfo]
+    preparation: str = "converters.export.prepare:Preparation"
+    checker: str = "converters.check:agreement"
+    home: str = "tflite"
+    preparation_packages: tuple[str, ...] = ("tensorflow", "keras", "tf2onnx", "onnx")
+
+
+WORKSHOP = Workshop(TOOLCHAINS)

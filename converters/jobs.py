@@ -1,0 +1,80 @@
+"""What the pipeline is asked, what it tells on the way, and what it reports. Plain data; no toolchain."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from converters.base_model import BaseModel
+from converters.dataset import Dataset
+from converters.recipe import Recipe
+
+Status = Literal["ok", "failed", "refused"]
+DEFAULT_TIMEOUT_S = 900.0
+DEFAULT_JOBS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionRequest:
+    """One base model by many recipes into the folder `out`, one variant folder each.
+
+    `dataset` None: seeded random inputs serve for calibration and the numeric check. `cache` None: no cache. `jobs`: how
+    many toolchains work at once. `timeout_s`: of one variant. `memory_limit_bytes`: resident, of one toolchain with its
+    children. `name`: of the base in variant names (default: the file's stem).
+    """
+
+    base: Path
+    recipes: Sequence[Recipe]
+    out: Path
+    dataset: Dataset | None = None
+    cache: Path | None = None
+    jobs: int = DEFAULT_JOBS
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    memory_limit_bytes: int | None = None
+    seed: int = 0
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionRow:
+    """What became of one recipe. `folder` is the variant's, None unless status is "ok"; `seconds` of wall time."""
+
+    variant: str
+    format: str
+    recipe: str
+    status: Status
+    error_class: str | None = None
+    message: str | None = None
+    remedy: str | None = None
+    seconds: float = 0.0
+    cached: bool = False
+    folder: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionEvent:
+    """Progress: `done` of `total` recipes are settled. `row` when one just was; `text` is fit for a progress bar."""
+
+    done: int
+    total: int
+    text: str
+    row: ConversionRow | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ConversionReport:
+    """All rows in the order of the request, and what was learnt of the base.
+
+    `reference`: npz with the base's outputs (`out:<name>`) on all test rows; None without a dataset, or when `notes` say
+    why it could not be made. `log`: folder with the tools' own output, kept when a row failed.
+    """
+
+    rows: list[ConversionRow]
+    base: BaseModel
+    base_name: str
+    reference: Path | None
+    seconds: float
+    log: Path | None = None
+    notes: tuple[str, ...] = field(default=())

@@ -1,0 +1,173 @@
+"""The conversion, end to end: a base model by many recipes into variant folders, each toolchain in a worker of its own.
+
+Inputs are judged before any work; what the cache holds is taken from it; `converters.scheduler` makes the rest. Nothing
+heavy is imported in this process, so a run that the cache can serve takes well under a second.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from collections.abc import Callable
+from importlib import metadata
+
+import numpy as np
+
+from converters.base_model import BaseModel, inspect_base
+from converters.dataset import Dataset
+from converters.errors import ConversionInputError, ConverterError
+from converters.export.base import REFERENCE, WORKSHOP, Workshop
+from converters.jobs import ConversionEvent, ConversionReport, ConversionRequest, ConversionRow
+from converters.recipe import Recipe
+from converters.scheduler import Scheduler, failed_row, ok_row, refused_row
+from converters.shelf import Shelf, versions_of
+from converters.support import FACT_CALIBRATION_LABELS, reason, toolchain_of
+from converters.worker import describe_error
+
+__all__ = [
+    "ConversionEvent",
+    "ConversionReport",
+    "ConversionRequest",
+    "ConversionRow",
+    "convert",
+]
+
+
+class _Book:
+    """Rows as they settle, told to `on_event` one at a time."""
+
+    def __init__(self, base: str, recipes: list[Recipe], on_event: Callable[[ConversionEvent], None]) -> None:
+        self._base = base
+        self._recipes = recipes
+        self._on_event = on_event
+        self._lock = threading.Lock()
+        self._rows: dict[str, ConversionRow] = {}
+
+    def settle(self, recipe: Recipe, row: ConversionRow) -> None:
+        with self._lock:
+            self._rows[recipe.key] = row
+            text = (
+                f"{row.variant}: {row.status}" if row.message is None else f"{row.variant}: {row.status}, {row.message}"
+            )
+            self._on_event(ConversionEvent(len(self._rows), len(self._recipes), text, row))
+
+    def say(self, text: str) -> None:
+        with self._lock:
+            self._on_event(ConversionEvent(len(self._rows), len(self._recipes), text))
+
+    def pending(self) -> list[Recipe]:
+        return [recipe for recipe in self._recipes if recipe.key not in self._rows]
+
+    def rows(self) -> list[ConversionRow]:
+        return [self._rows[recipe.key] for recipe in self._recipes]
+
+
+def _ignore(_event: ConversionEvent) -> None:
+    """For callers that want no progress."""
+
+
+def convert(
+    request: ConversionRequest,
+    on_event: Callable[[ConversionEvent], None] = _ignore,
+    *,
+    workshop: Workshop = WORKSHOP,
+) -> ConversionReport:
+    """Make all variants asked for; every recipe becomes a row, whatever happens to it.
+
+    Raises ConversionInputError (also BaseModelError, RecipeError, DatasetError) when the input is wrong, OSError when the
+    output folder cannot be written, and KeyboardInterrupt after its workers are gone; finished variants stay.
+    """
+    started = time.monotonic()
+    recipes = list({recipe.key: recipe for recipe in request.recipes}.values())
+    if not recipes:
+        raise ConversionInputError("no recipe to convert by")
+    base = inspect_base(request.base, name=request.name)
+    if request.dataset is not None:
+        _check_data(request.dataset, recipes)
+    book = _Book(base.name, recipes, on_event)
+    _settle_early(request, base.name, book, workshop)
+    if not book.pending():
+        return ConversionReport(book.rows(), base, base.name, None, time.monotonic() - started)
+    shelf = _shelf(request, base, workshop)
+    scheduler = Scheduler(request, base, workshop, shelf, book.settle, book.say)
+    failed = True
+    try:
+        _settle_from_cache(shelf, base.name, book)
+        has_reference = request.dataset is not None and shelf.part_from_cache(REFERENCE)
+        want_reference = request.dataset is not None and not has_reference
+        tasks: dict[str, list[Recipe]] = {}
+        for recipe in book.pending():
+            tasks.setdefault(toolchain_of(recipe), []).append(recipe)
+        if tasks or want_reference:
+            scheduler.run(tasks, want_reference=want_reference)
+        failed = any(row.status == "failed" for row in book.rows())
+    finally:
+        logs = shelf.close(keep_logs=failed)
+    reference = shelf.reference if has_reference or scheduler.reference_made else None
+    notes = tuple(dict.fromkeys(scheduler.notes))
+    return ConversionReport(book.rows(), base, base.name, reference, time.monotonic() - started, logs, notes)
+
+
+def _check_data(dataset: Dataset, recipes: list[Recipe]) -> None:
+    """What can be said of the data before the model is loaded."""
+    for where, arrays in (("test rows", dataset.inputs), ("calibration rows", dataset.calibration)):
+        for name, x in arrays.items():
+            if x.dtype.kind == "f" and not np.isfinite(x).all():
+                raise ConversionInputError(
+                    f"the {where} of input {name} hold NaN or infinite values", remedy="remove or repair those rows"
+                )
+    if any(recipe.mode == "static" for recipe in recipes):
+        dataset.require_calibration()
+
+
+def _settle_early(request: ConversionRequest, base: str, book: _Book, workshop: Workshop) -> None:
+    """Refuse what cannot exist, and fail what has no tool installed, before any work."""
+    labelled = request.dataset is not None and request.dataset.calibration_labels is not None
+    missing = {name: _missing(info.packages) for name, info in workshop.toolchains.items()}
+    no_preparation = _missing(workshop.preparation_packages)
+    for recipe in book.pending():
+        why = reason(recipe, {FACT_CALIBRATION_LABELS: labelled})
+        if why is not None:
+            book.settle(recipe, refused_row(base, recipe, why))
+            continue
+        toolchain = toolchain_of(recipe)
+        package = missing[toolchain] or no_preparation
+        if package is not None:
+            extra = workshop.toolchains[toolchain].extra
+            answer = {
+                "kind": "missing",
+                "class": "Missing",
+                "message": f"the package {package} is not installed",
+                "remedy": f"pip install 'ondevice-harness[{extra}]'",
+            }
+            book.settle(recipe, failed_row(base, recipe, answer))
+
+
+def _missing(packages: tuple[str, ...]) -> str | None:
+    try:
+        versions_of(packages)
+    except metadata.PackageNotFoundError as error:
+        return error.name or str(error)
+    return None
+
+
+def _shelf(request: ConversionRequest, base: BaseModel, workshop: Workshop) -> Shelf:
+    try:
+        return Shelf(request, base, workshop)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ConversionInputError(f"{request.out}: cannot be written: {error.strerror or error}") from error
+
+
+def _settle_from_cache(shelf: Shelf, base: str, book: _Book) -> None:
+    for recipe in book.pending():
+        started = time.monotonic()
+        try:
+            folder = shelf.variant_from_cache(recipe)
+        except (OSError, ConverterError) as error:
+            book.settle(recipe, failed_row(base, recipe, describe_error(error)))
+            continue
+        if folder is not None:
+            book.settle(recipe, ok_row(base, recipe, folder, time.monotonic() - started, cached=True))

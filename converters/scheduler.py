@@ -1,0 +1,279 @@
+"""Runs what must be made: one thread and one worker process per toolchain, `jobs` of them busy at once.
+
+The home worker loads the base, writes the parts of the source, then makes its own variants; the others import their
+toolchains meanwhile and begin as soon as the parts they need exist. One job's crash, hang or hunger costs one row.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from converters.base_model import BaseModel
+from converters.errors import ConversionInputError, ConverterError
+from converters.export.base import (
+    ONNX_MODEL,
+    REFERENCE,
+    SAVED_MODEL,
+    TFLITE_MODEL,
+    ToolchainInfo,
+    Workshop,
+    load_source,
+)
+from converters.export.prepare import PrepareRequest
+from converters.jobs import ConversionRequest, ConversionRow
+from converters.recipe import Recipe
+from converters.shelf import Shelf
+from converters.support import reason
+from converters.transfer import write_dataset
+from converters.worker import describe_error
+from converters.worker_process import Limits, WorkerLostError, WorkerProcess
+
+PART_ORDER = (SAVED_MODEL, ONNX_MODEL, TFLITE_MODEL, REFERENCE)
+_POLL_S = 0.1
+_ERROR_CLASS = {"disk": "DiskFull", "missing": "Missing"}
+
+
+@dataclass(slots=True)
+class Part:
+    """One part of the source: `ready` is set when it exists or when `failure` says why it does not."""
+
+    ready: threading.Event = field(default_factory=threading.Event)
+    failure: dict[str, Any] | None = None
+
+
+class Scheduler:
+    """One conversion's threads. `settle` takes each finished row (from any thread), `say` each beginning."""
+
+    def __init__(
+        self,
+        request: ConversionRequest,
+        base: BaseModel,
+        workshop: Workshop,
+        shelf: Shelf,
+        settle: Callable[[Recipe, ConversionRow], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self._request = request
+        self._base = base
+        self._workshop = workshop
+        self._shelf = shelf
+        self._settle = settle
+        self._say = say
+        self._slots = threading.Semaphore(max(1, request.jobs))
+        self._stop = threading.Event()
+        self._fatal: BaseException | None = None
+        self._parts: dict[str, Part] = {}
+        self.notes: list[str] = []
+        self.reference_made = False
+
+    def run(self, tasks: Mapping[str, Sequence[Recipe]], *, want_reference: bool) -> None:
+        """Make everything. Raises ConversionInputError when the base or the data turn out wrong, KeyboardInterrupt."""
+        wanted = self._wanted(tasks, want_reference=want_reference)
+        if wanted and self._request.dataset is not None:
+            write_dataset(self._request.dataset, self._shelf.work / "dataset")
+        home = self._workshop.home
+        threads = [
+            threading.Thread(target=self._guarded, args=(name, tasks.get(name, ()), wanted if name == home else ()))
+            for name in self._workshop.toolchains
+            if tasks.get(name) or (name == home and wanted)
+        ]
+        try:
+            for thread in threads:
+                thread.start()
+            while any(thread.is_alive() for thread in threads):
+                for thread in threads:
+                    thread.join(_POLL_S)
+        except BaseException:
+            self._stop.set()
+            for thread in threads:
+                thread.join()
+            raise
+        if self._fatal is not None:
+            raise self._fatal
+
+    def _wanted(self, tasks: Mapping[str, Sequence[Recipe]], *, want_reference: bool) -> list[str]:
+        """Parts that must be made now; all others come from the cache. Making any part but the first needs the first."""
+        needs = {need for name, recipes in tasks.items() if recipes for need in self._workshop.toolchains[name].needs}
+        if TFLITE_MODEL in needs or ONNX_MODEL in needs:
+            needs.add(SAVED_MODEL)
+        wanted = []
+        for part in PART_ORDER:
+            if part not in needs:
+                continue
+            self._parts[part] = Part()
+            if self._shelf.part_from_cache(part):
+                self._parts[part].ready.set()
+            else:
+                wanted.append(part)
+        return [*wanted, REFERENCE] if want_reference else wanted
+
+    # One toolchain's thread
+
+    def _guarded(self, name: str, recipes: Sequence[Recipe], parts: Sequence[str]) -> None:
+        try:
+            self._work(self._workshop.toolchains[name], recipes, parts)
+        except BaseException as error:  # noqa: BLE001  carried to the caller's thread, which raises it
+            self._fatal = self._fatal or error
+            self._stop.set()
+
+    def _work(self, info: ToolchainInfo, recipes: Sequence[Recipe], parts: Sequence[str]) -> None:
+        threads = max(1, (os.cpu_count() or 1) // max(1, self._request.jobs))
+        config = {
+            "toolchain": info.target,
+            "preparation": self._workshop.preparation,
+            "checker": self._workshop.checker,
+            "preimports": list(info.preimports),
+        }
+        limits = Limits(self._request.timeout_s, self._request.memory_limit_bytes)
+        worker = WorkerProcess(info.name, config, self._shelf.work, limits, threads, self._stop)
+        try:
+            if self._request.jobs > 1 or parts:
+                worker.start()
+            for part in parts:
+                if part != REFERENCE:
+                    self._make_part(worker, part)
+            for recipe in recipes:
+                if self._stop.is_set():
+                    return
+                self._settle(recipe, self._row(worker, info, recipe))
+            if REFERENCE in parts and not self._stop.is_set():
+                self._make_reference(worker)
+            worker.close()
+        finally:
+            worker.kill()
+
+    def _answer(self, worker: WorkerProcess, job: Mapping[str, Any], text: str) -> dict[str, Any]:
+        """Do a job when it is this worker's turn; every way to fail becomes an answer. Raises WorkerLostError when stopped."""
+        while not self._slots.acquire(timeout=_POLL_S):
+            if self._stop.is_set():
+                raise WorkerLostError("Interrupted", "the conversion was interrupted", None)
+        try:
+            self._say(text)
+            return worker.ask(job)
+        except WorkerLostError as lost:
+            if lost.cause == "Interrupted":
+                raise
+            return {"ok": False, "kind": "tool", "class": lost.cause, "message": lost.message, "remedy": lost.remedy}
+        finally:
+            self._slots.release()
+
+    # Parts
+
+    def _part_job(self, part: str) -> dict[str, Any]:
+        dataset = None if self._request.dataset is None else str(self._shelf.work / "dataset")
+        request = PrepareRequest(
+            base=str(self._base.path.resolve()),
+            kind=self._base.kind,
+            name=self._base.name,
+            sha256=self._base.sha256,
+            folder=str(self._shelf.source),
+            seed=self._request.seed,
+            dataset=dataset,
+            reference=str(self._shelf.work / REFERENCE),
+        )
+        return {"do": "part", "part": part, "request": dataclasses.asdict(request)}
+
+    def _make_part(self, worker: WorkerProcess, part: str) -> None:
+        state, first = self._parts[part], self._parts[SAVED_MODEL]
+        if first.failure is not None:
+            state.failure = first.failure
+        else:
+            answer = self._answer(worker, self._part_job(part), f"{self._base.name}: preparing {part}")
+            if answer.get("kind") == "input":
+                raise ConversionInputError(answer["message"], remedy=answer["remedy"])
+            if answer["ok"]:
+                self._note_full_disk(lambda: self._shelf.keep_part(part))
+            else:
+                state.failure = answer
+        state.ready.set()
+
+    def _make_reference(self, worker: WorkerProcess) -> None:
+        answer = self._answer(worker, self._part_job(REFERENCE), f"{self._base.name}: answers on the test rows")
+        if answer.get("kind") == "input":
+            raise ConversionInputError(answer["message"], remedy=answer["remedy"])
+        if answer["ok"]:
+            self._note_full_disk(lambda: self._shelf.keep_part(REFERENCE))
+            self.reference_made = True
+        else:
+            self.notes.append(f"the base's answers on the test rows are missing: {answer['message']}")
+
+    def _note_full_disk(self, store: Callable[[], None]) -> None:
+        """A cache that cannot be written is a pity, not a failure."""
+        try:
+            store()
+        except OSError as error:
+            self.notes.append(f"not cached: {error.strerror or error}")
+
+    # Variants
+
+    def _row(self, worker: WorkerProcess, info: ToolchainInfo, recipe: Recipe) -> ConversionRow:
+        for need in info.needs:
+            part = self._parts[need]
+            while not part.ready.wait(_POLL_S):
+                if self._stop.is_set():
+                    raise WorkerLostError("Interrupted", "the conversion was interrupted", None)
+            if part.failure is not None:
+                return failed_row(self._base.name, recipe, part.failure)
+        refused = reason(recipe, load_source(self._shelf.source).facts)
+        if refused is not None:
+            return refused_row(self._base.name, recipe, refused)
+        started = time.monotonic()
+        folder = self._shelf.new_folder()
+        answer = self._answer(worker, self._export_job(recipe, folder), recipe.variant_name(self._base.name))
+        try:
+            if answer["ok"]:
+                final = self._shelf.deliver(recipe, folder)
+                return ok_row(self._base.name, recipe, final, time.monotonic() - started, cached=False)
+        except (OSError, ConverterError) as error:
+            answer = describe_error(error)
+        shutil.rmtree(folder, ignore_errors=True)
+        return failed_row(self._base.name, recipe, answer, time.monotonic() - started)
+
+    def _export_job(self, recipe: Recipe, folder: Path) -> dict[str, Any]:
+        dataset = self._request.dataset
+        return {
+            "do": "export",
+            "recipe": recipe.to_dict(),
+            "source": str(self._shelf.source),
+            "seed": self._request.seed,
+            "folder": str(folder),
+            "base_name": self._base.name,
+            "dataset_sha256": None if dataset is None else dataset.sha256,
+        }
+
+
+def ok_row(base: str, recipe: Recipe, folder: Path, seconds: float, *, cached: bool) -> ConversionRow:
+    """A variant that is there."""
+    name = recipe.variant_name(base)
+    return ConversionRow(name, recipe.format, recipe.name, "ok", seconds=seconds, cached=cached, folder=folder)
+
+
+def refused_row(base: str, recipe: Recipe, why: str) -> ConversionRow:
+    """A combination that cannot exist."""
+    return ConversionRow(recipe.variant_name(base), recipe.format, recipe.name, "refused", "RefusedError", why)
+
+
+def failed_row(base: str, recipe: Recipe, answer: Mapping[str, Any], seconds: float = 0.0) -> ConversionRow:
+    """A worker's answer that says no, as a row."""
+    if answer["kind"] == "refused":
+        return dataclasses.replace(
+            refused_row(base, recipe, answer["message"]), seconds=seconds, remedy=answer["remedy"]
+        )
+    return ConversionRow(
+        recipe.variant_name(base),
+        recipe.format,
+        recipe.name,
+        "failed",
+        _ERROR_CLASS.get(answer["kind"], answer["class"]),
+        answer["message"],
+        answer["remedy"],
+        seconds,
+    )

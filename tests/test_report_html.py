@@ -19,10 +19,12 @@ from report_samples import HOSTILE, advice, failed, many, refused, row, samples
 from sample_session import sample_session
 
 import harness.report
+from harness.choose import Constraints, recommend
 from harness.errors import SpecError
 from harness.records import DeviceRecord, SessionData
 from harness.report import bundle, figures, html
 from harness.report.arrange import DeviceGroup
+from harness.table import build_rows, run_medians
 
 ADVICE = [advice("laptop"), advice("board")]
 LINKING = {"src", "href", "action", "data", "poster", "srcset", "formaction", "background", "ping", "cite"}
@@ -334,3 +336,21 @@ def test_bundle_leaves_the_old_report_when_the_disk_is_full(
         bundle.write_reports(tmp_path, session.session.id, many(), ADVICE, session)
     assert [p.name for p in tmp_path.iterdir()] == ["rows.json"]
     assert (tmp_path / "rows.json").read_text() == "old"
+
+
+@pytest.mark.parametrize("task", ["classification", "regression", "none"])
+def test_a_whole_session_becomes_a_report(tmp_path: Path, task: str) -> None:
+    data = sample_session(task=task, rounds=2, block_samples=4, block_s=0.0, broken_device=True)
+    rows = build_rows(data)
+    advised = recommend(rows, Constraints(), run_medians=run_medians(data))
+    paths = bundle.write_reports(tmp_path, data.session.id, rows, advised, data)
+    page = Page(paths["html"].read_text(encoding="utf-8"))
+    words = " ".join(" ".join(page.words).split())
+    assert "Deploy dscnn." in words
+    assert "Nothing qualifies on pi-lost" in words
+    drawn = json.loads(page.script("figures"))
+    against = {"classification": "accuracy (%)", "regression": "RMSE (in the output's unit)", "none": "size (kB)"}
+    assert drawn["device-0-trade-off"]["layout"]["yaxis"]["title"]["text"] == against[task]
+    medians = next(t for t in drawn["device-0-spread"]["data"] if t["name"] == "median of one run")
+    assert len(medians["x"]) == 12 * 6
+    assert "Deploy dscnn" in paths["markdown"].read_text(encoding="utf-8")

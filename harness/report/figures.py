@@ -146,7 +146,16 @@ def trade_off(group: DeviceGroup, start: str) -> Figure | None:
     else:
         axis_y = _axis(title, tickformat="~g")
     annotations = _labels(front, start, axis)
-    return {"data": traces, "layout": _layout(470, xaxis=axis, yaxis=axis_y, annotations=annotations)}
+    layout = _layout(
+        500,
+        xaxis=axis,
+        yaxis=axis_y,
+        annotations=annotations,
+        # Labels of points near the upper edge reach into the margin: the legend goes below.
+        margin={"l": 10, "r": 14, "t": 70, "b": 10},
+        legend={"orientation": "h", "x": 0, "y": -0.17, "yanchor": "top"},
+    )
+    return {"data": traces, "layout": layout}
 
 
 def _markers(

@@ -35,7 +35,7 @@ def refused(done: subprocess.CompletedProcess[str], *said: str) -> None:
     """The user's input was wrong: exit code 2, one line, no traceback, nothing on stdout."""
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
-    lines = done.stderr.strip().splitlines()
+    lines = [line for line in done.stderr.strip().splitlines() if not line.startswith("converting ")]
     assert len(lines) == 1, done.stderr
     for text in said:
         assert text in lines[0]

@@ -81,6 +81,18 @@ def test_a_change_too_small_to_matter_is_not_flagged() -> None:
     assert not found.flagged
 
 
+def test_what_comes_back_in_every_run_is_told_as_such() -> None:
+    """A saw-tooth: every run begins slow and ends fast; over the session nothing changes."""
+    rng = np.random.default_rng(6)
+    runs = np.repeat(np.arange(6), 10)
+    within = np.tile(np.linspace(1.1, 1.0, 10), 6)
+    values = 1e6 * within * np.exp(rng.normal(0, 0.003, 60)) * np.exp(rng.normal(0, 0.02, 6))[runs]
+    found = drift.analyse(list(np.arange(60.0)), list(values), list(runs)).trend
+    assert found is not None
+    assert (found.flagged, found.within_runs) == (True, True)
+    assert found.change == pytest.approx(-0.095, abs=0.015)
+
+
 def test_burst_and_sustained() -> None:
     times = np.arange(0, 120.0)
     values = np.where(times < 60, 1.0, 2.0)

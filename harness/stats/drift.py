@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -39,11 +39,15 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """`change`: Theil-Sen slope times the span, relative to the median; positive means slower at the end."""
+    """`change`: Theil-Sen slope times the span, relative to the median; positive means slower at the end.
+
+    `within_runs`: whether the span is that of a run (the same change comes back in each) or of the whole series.
+    """
 
     change: float
     p_value: float
     flagged: bool
+    within_runs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,32 +136,35 @@ def _runs_differ(times: FloatArray, values: FloatArray, runs: NDArray[np.int64])
     return float(np.std([np.median(part) for part in parts], ddof=1)) > RUN_SCATTER * expected
 
 
-def _trends(times: FloatArray, values: FloatArray, runs: NDArray[np.int64]) -> list[tuple[float, float]]:
-    """(slope, p) of each test that is valid for this series."""
+def _trends(times: FloatArray, values: FloatArray, runs: NDArray[np.int64]) -> list[Trend]:
+    """What each test that is valid for this series finds; not yet flagged."""
     names = np.unique(runs)
+    centre = float(np.median(values))
+    span = float(times[-1] - times[0])
     if names.size == 1 or not _runs_differ(times, values, runs):
-        return [(theil_sen(times, values), mann_kendall(values))]
+        return [Trend(theil_sen(times, values) * span / centre, mann_kendall(values), False)]
     s_total = variance_total = 0.0
-    slopes = []
+    changes = []
     for run in names:
         inside = runs == run
         if inside.sum() >= MINIMUM_VALUES:
             s, variance = _kendall_s(values[inside])
             s_total, variance_total = s_total + s, variance_total + variance
-            slopes.append(theil_sen(times[inside], values[inside]))
+            own = times[inside]
+            changes.append(theil_sen(own, values[inside]) * float(own[-1] - own[0]) / float(np.median(values[inside])))
     medians = np.array([np.median(part) for part in _by_run(values, runs)])
     middles = np.array([np.median(part) for part in _by_run(times, runs)])
-    found = [(theil_sen(middles, medians), mann_kendall(medians))]
-    if slopes:
-        found.append((float(np.median(slopes)), _normal_p(s_total, variance_total)))
+    found = [Trend(theil_sen(middles, medians) * span / centre, mann_kendall(medians), False)]
+    if changes:
+        p_value = _normal_p(s_total, variance_total)
+        found.append(Trend(float(np.median(changes)), p_value, flagged=False, within_runs=True))
     return found
 
 
 def _trend(times: FloatArray, values: FloatArray, runs: NDArray[np.int64]) -> Trend:
-    scale = float(times[-1] - times[0]) / float(np.median(values))
-    found = [(slope * scale, p) for slope, p in _trends(times, values, runs)]
-    change, p = min(found, key=lambda item: (abs(item[0]) <= TREND_THRESHOLD, item[1]))
-    return Trend(change, p, p < P_VALUE and abs(change) > TREND_THRESHOLD)
+    found = _trends(times, values, runs)
+    best = min(found, key=lambda trend: (abs(trend.change) <= TREND_THRESHOLD, trend.p_value))
+    return replace(best, flagged=best.p_value < P_VALUE and abs(best.change) > TREND_THRESHOLD)
 
 
 def _step(values: FloatArray, runs: NDArray[np.int64]) -> Step | None:

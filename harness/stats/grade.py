@@ -118,7 +118,8 @@ def _drift(drift: Drift | None) -> list[str]:
         return []
     reasons = []
     if drift.trend is not None and drift.trend.flagged:
-        reasons.append(f"drift: {drift.trend.change:+.1%} from first to last run (p = {drift.trend.p_value:.2g})")
+        where = "within each run" if drift.trend.within_runs else "from the first run to the last"
+        reasons.append(f"drift: {drift.trend.change:+.1%} {where} (p = {drift.trend.p_value:.2g})")
     if drift.step is not None and drift.step.flagged:
         reasons.append(f"drift: a step of {drift.step.change:+.1%} at block {drift.step.index}")
     if drift.burst is not None and drift.sustained is not None:

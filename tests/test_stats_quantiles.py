@@ -198,16 +198,18 @@ def test_one_runs_samples_would_not_cover() -> None:
 
 
 @pytest.mark.stats
-def test_pooled_p90_interval_covers() -> None:
+@pytest.mark.parametrize(("n", "least"), [(6, 0.87), (12, 0.90), (20, 0.90)])
+def test_pooled_p90_interval_covers(n: int, least: float) -> None:
+    """A bootstrap of few runs is a little narrow; docs/result-schema.md says by how much."""
     rng = np.random.default_rng(19)
     # log latency = run effect + sample noise, both normal: the pooled p90 is known.
     run_sd, sample_sd = 0.02, 0.05
     truth = math.exp(1.2815515655446004 * math.hypot(run_sd, sample_sd))
     held = 0
     for trial in range(300):
-        runs = [np.exp(rng.normal(rng.normal(0, run_sd), sample_sd, 60)) for _ in range(20)]
+        runs = [np.exp(rng.normal(rng.normal(0, run_sd), sample_sd, 60)) for _ in range(n)]
         estimate = quantiles.pooled_percentile(runs, 0.9, seed=trial, resamples=400)
         assert estimate.low is not None
         assert estimate.high is not None
         held += estimate.low <= truth <= estimate.high
-    assert held / 300 >= 0.88  # bootstrap of 20 runs; see docs/result-schema.md
+    assert held / 300 >= least

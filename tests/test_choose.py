@@ -228,7 +228,7 @@ AIMS = st.tuples(st.integers(1, 6), st.integers(1, 6), st.integers(1, 6))
 
 
 @given(st.lists(AIMS, min_size=1, max_size=25))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_pareto_front_by_definition(points: list[tuple[int, int, int]]) -> None:
     rows = [make(str(i), ms, kb, 0.8 + a / 100) for i, (ms, kb, a) in enumerate(points)]
     front = set(pareto_front(rows, with_size=True))
@@ -245,7 +245,7 @@ def test_pareto_front_by_definition(points: list[tuple[int, int, int]]) -> None:
     st.sampled_from(["latency", "size", "accuracy", "memory"]),
     st.one_of(st.none(), st.integers(1, 6)),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_the_winner_meets_every_limit_and_everybody_is_accounted_for(
     points: list[tuple[int, int, int]], objective: Any, size: int | None
 ) -> None:

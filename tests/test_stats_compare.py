@@ -38,7 +38,7 @@ def test_identical_runs_are_equivalent_not_an_error() -> None:
 
 
 @given(RATIOS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_verdict_follows_the_interval(log_ratios: list[float]) -> None:
     result = compare.paired(log_ratios)
     assert result.ratio is not None

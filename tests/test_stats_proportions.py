@@ -33,7 +33,7 @@ def test_wilson_agrees_with_scipy() -> None:
 
 
 @given(ROWS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_difference_is_inside_its_interval_and_mirrors(rows: list[tuple[bool, bool]]) -> None:
     first, second = (np.array(column, dtype=np.bool_) for column in zip(*rows, strict=True))
     forth, back = proportions.paired_difference(first, second), proportions.paired_difference(second, first)

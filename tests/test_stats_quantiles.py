@@ -47,7 +47,7 @@ def test_minimum_n_is_where_the_interval_begins(q: float, n: int) -> None:
 
 
 @given(st.integers(1, 3000), st.sampled_from([0.5, 0.9, 0.95, 0.99]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_ranks_keep_both_tails_and_could_not_be_closer(n: int, q: float) -> None:
     ranks = quantiles.interval_ranks(n, q)
     if ranks is None:
@@ -62,7 +62,7 @@ def test_ranks_keep_both_tails_and_could_not_be_closer(n: int, q: float) -> None
 
 
 @given(st.lists(FINITE, min_size=1, max_size=400), st.sampled_from([0.9, 0.95, 0.99]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_percentile_is_a_sample_with_the_share_below(values: list[float], q: float) -> None:
     estimate = quantiles.percentile(values, q)
     if estimate.value is None:
@@ -131,7 +131,7 @@ def test_early_stopping_begins_where_mlperf_says() -> None:
 
 
 @given(st.integers(1, 5000), st.sampled_from([0.9, 0.95, 0.99]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_early_stopping_rank_is_the_largest_that_passes(n: int, q: float) -> None:
     rank = quantiles.early_stopping_rank(n, q)
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -51,6 +52,7 @@ def nearest_rank(n: int, q: float) -> int:
     return min(max(math.ceil(n * q - 1e-9), 1), n)
 
 
+@lru_cache(maxsize=1024)
 def interval_ranks(n: int, q: float, confidence: float = CONFIDENCE) -> tuple[int, int] | None:
     """1-based ranks (low, high) of the order statistics that bound the `q` quantile; None when n is too small."""
     alpha = (1.0 - confidence) / 2.0
@@ -158,6 +160,7 @@ def _bootstrap(
     return np.asarray(ordered[low], dtype=np.float64)
 
 
+@lru_cache(maxsize=1024)
 def early_stopping_rank(n: int, q: float, confidence: float = EARLY_STOPPING_CONFIDENCE) -> int | None:
     """How many of `n` latencies from the top the MLPerf early-stopping estimate stands; None when n is too small.
 

@@ -7,6 +7,7 @@ Standard library only.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -18,8 +19,8 @@ from typing import Any
 
 from converters.variant import sha256_file
 
-# Part of every key: raise it when this project's converters change what they write.
-CODE_SCHEMA = 1
+# The code that decides what is written is part of every key, so that nobody can forget to raise a number.
+_CODE = ("export/*.py", "check.py", "worker.py", "variant.py", "recipe.py")
 _LAYOUT = "v1"
 _ENTRY = "entry.json"
 
@@ -33,9 +34,17 @@ def default_cache() -> Path:
     return (Path(home) if home else Path.home() / ".cache") / "ondevice-harness" / "conversions"
 
 
+@functools.cache
+def code_sha256() -> str:
+    """SHA-256 over this project's own converter code."""
+    folder = Path(__file__).parent
+    files = sorted(path for pattern in _CODE for path in folder.glob(pattern))
+    return hashlib.sha256("".join(f"{path.name} {sha256_file(path)}\n" for path in files).encode()).hexdigest()
+
+
 def key_of(values: Mapping[str, Any]) -> str:
     """The address of what `values` (JSON types) decide."""
-    text = json.dumps({"code_schema": CODE_SCHEMA, **values}, sort_keys=True)
+    text = json.dumps({"code": code_sha256(), **values}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -6,8 +6,10 @@ toolchains meanwhile and begin as soon as the parts they need exist. One job's c
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
+import queue
 import shutil
 import threading
 import time
@@ -23,6 +25,7 @@ from converters.export.base import (
     REFERENCE,
     SAVED_MODEL,
     TFLITE_MODEL,
+    UNROLLED_MODEL,
     ToolchainInfo,
     Workshop,
     load_source,
@@ -36,7 +39,7 @@ from converters.transfer import write_dataset
 from converters.worker import describe_error
 from converters.worker_process import Limits, WorkerLostError, WorkerProcess
 
-PART_ORDER = (SAVED_MODEL, ONNX_MODEL, TFLITE_MODEL, REFERENCE)
+PART_ORDER = (SAVED_MODEL, ONNX_MODEL, TFLITE_MODEL, UNROLLED_MODEL)
 _POLL_S = 0.1
 _ERROR_CLASS = {"disk": "DiskFull", "missing": "Missing"}
 
@@ -71,6 +74,8 @@ class Scheduler:
         self._stop = threading.Event()
         self._fatal: BaseException | None = None
         self._parts: dict[str, Part] = {}
+        self._ends: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._done = 0
         self.notes: list[str] = []
         self.reference_made = False
 
@@ -85,24 +90,37 @@ class Scheduler:
             for name in self._workshop.toolchains
             if tasks.get(name) or (name == home and wanted)
         ]
+        started = 0
         try:
             for thread in threads:
                 thread.start()
-            while any(thread.is_alive() for thread in threads):
-                for thread in threads:
-                    thread.join(_POLL_S)
+                started += 1
+            self._await(started)
         except BaseException:
             self._stop.set()
-            for thread in threads:
-                thread.join()
+            self._await(started)
             raise
         if self._fatal is not None:
             raise self._fatal
 
+    def _await(self, started: int) -> None:
+        """Wait until all threads said that they are done.
+
+        Not by `Thread.join`: interrupted by Ctrl-C, CPython 3.11 and 3.12 take the thread for ended while it runs.
+        """
+        while self._done < started:
+            with contextlib.suppress(queue.Empty):
+                self._ends.get(timeout=_POLL_S)
+                self._done += 1
+
     def _wanted(self, tasks: Mapping[str, Sequence[Recipe]], *, want_reference: bool) -> list[str]:
         """Parts that must be made now; all others come from the cache. Making any part but the first needs the first."""
         needs = {need for name, recipes in tasks.items() if recipes for need in self._workshop.toolchains[name].needs}
-        if TFLITE_MODEL in needs or ONNX_MODEL in needs:
+        if any(
+            (recipe.format, recipe.mode) == ("tflite", "static") for recipes in tasks.values() for recipe in recipes
+        ):
+            needs.add(UNROLLED_MODEL)
+        if needs:
             needs.add(SAVED_MODEL)
         wanted = []
         for part in PART_ORDER:
@@ -123,6 +141,8 @@ class Scheduler:
         except BaseException as error:  # noqa: BLE001  carried to the caller's thread, which raises it
             self._fatal = self._fatal or error
             self._stop.set()
+        finally:
+            self._ends.put(name)
 
     def _work(self, info: ToolchainInfo, recipes: Sequence[Recipe], parts: Sequence[str]) -> None:
         threads = max(1, (os.cpu_count() or 1) // max(1, self._request.jobs))
@@ -230,7 +250,8 @@ class Scheduler:
         answer = self._answer(worker, self._export_job(recipe, folder), recipe.variant_name(self._base.name))
         try:
             if answer["ok"]:
-                final = self._shelf.deliver(recipe, folder)
+                final = self._shelf.publish(recipe, folder)
+                self._note_full_disk(lambda: self._shelf.keep_variant(recipe, final))
                 return ok_row(self._base.name, recipe, final, time.monotonic() - started, cached=False)
         except (OSError, ConverterError) as error:
             answer = describe_error(error)

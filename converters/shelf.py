@@ -123,18 +123,18 @@ class Shelf:
         )
         if renamed != manifest:
             save_manifest(folder, renamed)
-        return self._publish(recipe, folder)
+        return self.publish(recipe, folder)
 
-    def deliver(self, recipe: Recipe, folder: Path) -> Path:
-        """Publish a freshly made variant and cache it. Raises OSError, ToolError."""
-        final = self._publish(recipe, folder)
+    def keep_variant(self, recipe: Recipe, folder: Path) -> None:
+        """Cache a published variant. Raises OSError."""
         if self._cache is not None:
-            names = [path.name for path in final.iterdir()]
-            self._cache.put("variant", self._variant_key(recipe), final, names)
-        return final
+            self._cache.put("variant", self._variant_key(recipe), folder, [path.name for path in folder.iterdir()])
 
-    def _publish(self, recipe: Recipe, folder: Path) -> Path:
-        """Move a complete variant folder to its place; one that was there is replaced, anything else never."""
+    def publish(self, recipe: Recipe, folder: Path) -> Path:
+        """Move a complete variant folder to its place; one that was there is replaced, anything else never.
+
+        Raises OSError, ToolError.
+        """
         final = self._request.out / recipe.variant_name(self._base.name)
         if final.exists() or final.is_symlink():
             if not (final / MANIFEST_NAME).is_file():

@@ -15,6 +15,9 @@ from converters.recipe import Recipe, make_recipe
 
 # Facts about a base model and its data that refusals depend on (`Source.facts`).
 FACT_CONSTANT_MATMULS = "onnx_constant_matmuls"  # MatMul/Gemm with a constant weight in the fp32 ONNX file
+FACT_LOOPS = "loops"  # whether the SavedModel's graph has While loops (recurrent layers)
+FACT_UNROLLED_STEPS = "unrolled_steps"  # time steps of the SavedModel without loops, where one could be made
+FACT_INTEGER_INPUTS = "integer_inputs"  # names of inputs that take integers
 FACT_CALIBRATION_LABELS = "calibration_labels"  # whether the calibration rows have labels
 
 _TRUE_FALSE = (True, False)
@@ -166,6 +169,16 @@ def _model_reason(recipe: Recipe, facts: Mapping[str, Any]) -> str | None:
             "ONNX Runtime's 4-bit MatMulNBits needs a MatMul or Gemm with a constant weight, and this model has none "
             "(convolutions and recurrent layers have no 4-bit form)"
         )
+    if recipe.format == "tflite" and recipe.activations == "i16" and facts.get(FACT_INTEGER_INPUTS):
+        return (
+            f"TensorFlow Lite's 16x8 quantizer takes float inputs only; {facts[FACT_INTEGER_INPUTS][0]} takes integers"
+        )
+    if (
+        (recipe.format, recipe.mode) == ("tflite", "static")
+        and facts.get(FACT_LOOPS)
+        and not facts.get(FACT_UNROLLED_STEPS)
+    ):
+        return "TensorFlow Lite's calibrator crashes on loops, and the recurrent layers of this model could not be unrolled"
     if recipe.accuracy_control and facts.get(FACT_CALIBRATION_LABELS) is False:
         return "accuracy control compares accuracies, so it needs labelled calibration data"
     return None

@@ -60,7 +60,7 @@ def describe_error(error: BaseException) -> dict[str, Any]:
         kind, message = "disk", "the disk is full: no space left on device"
         remedy = "free some space, or choose another folder for the output (and for the cache: HARNESS_CACHE)"
     elif isinstance(error, ConverterError):
-        message, remedy = error.message, error.remedy
+        message, remedy = " ".join(error.message.split()), error.remedy
         kind = (
             "input"
             if isinstance(error, ConversionInputError)

@@ -5,6 +5,7 @@ A `Source` is a folder that the Keras worker prepares once per base model and ev
     source.json        names, sha256, parameters, tensors, facts; written when saved_model/ and the arrays are there
     NAME.facts.json    facts that making the part NAME brought to light; `load_source` joins them to those of source.json
     saved_model/       signature `serving_default`, batch 1, inputs and outputs named as in source.json
+    saved_model_unrolled/   the same without loops; only for recurrent models that TensorFlow Lite shall calibrate
     model.onnx         float32, free batch, opset 18; image inputs (see `nchw_inputs`) in NCHW
     model.tflite       float32, batch 1
     check.npz          `in:<input name>` and the base model's `out:<output name>`, float32 or integer, rows first
@@ -33,6 +34,7 @@ from converters.variant import Signature, TensorSpec, signature_from_dict
 SOURCE_SCHEMA = 1
 SOURCE_NAME = "source.json"
 SAVED_MODEL = "saved_model"
+UNROLLED_MODEL = "saved_model_unrolled"
 ONNX_MODEL = "model.onnx"
 TFLITE_MODEL = "model.tflite"
 CHECK = "check.npz"
@@ -44,6 +46,7 @@ PART_FILES: dict[str, tuple[str, ...]] = {
     SAVED_MODEL: (SAVED_MODEL, SOURCE_NAME, CHECK, CALIBRATION),
     ONNX_MODEL: (ONNX_MODEL, ONNX_MODEL + FACTS_SUFFIX),
     TFLITE_MODEL: (TFLITE_MODEL,),
+    UNROLLED_MODEL: (UNROLLED_MODEL, UNROLLED_MODEL + FACTS_SUFFIX),
 }
 ONNX_OPSET = 18
 IMAGE_LAYOUT = "NHWC"
@@ -82,6 +85,11 @@ class Source:
     def saved_model(self) -> Path:
         """Folder of the SavedModel (batch 1)."""
         return self.folder / SAVED_MODEL
+
+    @property
+    def unrolled_model(self) -> Path:
+        """Folder of the SavedModel without loops; there only for recurrent models."""
+        return self.folder / UNROLLED_MODEL
 
     @property
     def onnx(self) -> Path:

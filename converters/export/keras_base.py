@@ -6,8 +6,9 @@ may run code: Keras loads in safe mode, a SavedModel's graph is searched for fil
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ class LoadedBase:
     variables: list[Any]
     fixed_batch: int | None = None
     vocabulary: int = SMALLEST_VOCABULARY
+    recurrent: list[Any] = field(default_factory=list)
     keep_alive: Any = None
     notes: tuple[str, ...] = field(default=())
 
@@ -111,15 +113,30 @@ def _load_keras(path: Path, dims: dict[str, tuple[int, ...]]) -> LoadedBase:
         variables=[variable.value for variable in model.variables],
         fixed_batch=_batch(path, {tensor.shape[0] for tensor in model.inputs}),
         vocabulary=min(vocabularies, default=SMALLEST_VOCABULARY),
+        recurrent=[layer for layer in _layers(model) if hasattr(layer, "unroll")],
         keep_alive=(model, flat),
     )
 
 
 def _layers(model: Any) -> Iterable[Any]:
-    """All layers, those of nested models too."""
-    for layer in getattr(model, "layers", ()):
+    """All layers, those inside nested models and wrappers too."""
+    wrapped = [getattr(model, name, None) for name in ("forward_layer", "backward_layer", "layer")]
+    for layer in (*getattr(model, "layers", ()), *(layer for layer in wrapped if layer is not None)):
         yield layer
         yield from _layers(layer)
+
+
+@contextlib.contextmanager
+def unrolled(base: LoadedBase) -> Iterator[None]:
+    """While this lasts, tracing the base unrolls its recurrent layers."""
+    before = [layer.unroll for layer in base.recurrent]
+    try:
+        for layer in base.recurrent:
+            layer.unroll = True
+        yield
+    finally:
+        for layer, unroll in zip(base.recurrent, before, strict=True):
+            layer.unroll = unroll
 
 
 def _load_saved_model(path: Path, dims: dict[str, tuple[int, ...]]) -> LoadedBase:

@@ -6,6 +6,7 @@ ONNX, then TFLite; the base's answers on all test rows last. Each part is one jo
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,19 +25,29 @@ from converters.export.base import (
     REFERENCE,
     SAVED_MODEL,
     TFLITE_MODEL,
+    UNROLLED_MODEL,
     Array,
     Source,
     load_source,
     save_facts,
 )
-from converters.support import FACT_CALIBRATION_LABELS, FACT_CONSTANT_MATMULS
+from converters.support import (
+    FACT_CALIBRATION_LABELS,
+    FACT_CONSTANT_MATMULS,
+    FACT_INTEGER_INPUTS,
+    FACT_LOOPS,
+    FACT_UNROLLED_STEPS,
+)
 from converters.transfer import read_dataset
 
 if TYPE_CHECKING:
     from converters.export.keras_base import LoadedBase
 
 CHECK_ROWS = 32
+SEQUENCE_RANK = 3
+MAX_UNROLLED_STEPS = 128
 RANDOM_CALIBRATION_ROWS = 64
+_LOOPS = {"While", "StatelessWhile"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +79,7 @@ class Preparation:
             SAVED_MODEL: self._make_saved_model,
             ONNX_MODEL: self._make_onnx,
             TFLITE_MODEL: self._make_tflite,
+            UNROLLED_MODEL: self._make_unrolled,
             REFERENCE: self._make_reference,
         }
         makers[part]()
@@ -97,8 +109,10 @@ class Preparation:
             raise ToolError(f"the base model itself gives NaN or infinite values in output {bad[0]}")
         _save_arrays(self._folder / CHECK, {"in": check, "out": answers})
         _save_arrays(self._folder / CALIBRATION, {"in": rows}, labels)
-        _write_saved_model(base, self._folder / SAVED_MODEL)
-        self._source(base, dataset, data, {FACT_CALIBRATION_LABELS: labels is not None}).save()
+        loops = _write_saved_model(base, self._folder / SAVED_MODEL)
+        integers = [spec.name for spec in base.inputs if np.dtype(spec.dtype).kind in "iu"]
+        facts = {FACT_CALIBRATION_LABELS: labels is not None, FACT_LOOPS: loops, FACT_INTEGER_INPUTS: integers}
+        self._source(base, dataset, data, facts).save()
 
     def _source(self, base: LoadedBase, dataset: Dataset | None, data: str, facts: dict[str, Any]) -> Source:
         request = self._request
@@ -127,6 +141,23 @@ class Preparation:
         model = to_onnx(base, source.nchw_inputs, ONNX_OPSET)
         (self._folder / ONNX_MODEL).write_bytes(model.SerializeToString())
         save_facts(self._folder, ONNX_MODEL, {FACT_CONSTANT_MATMULS: constant_matmuls(model.graph)})
+
+    def _make_unrolled(self) -> None:
+        """For models that loop over time steps: the same without loops, which TensorFlow Lite can calibrate."""
+        from converters.export.keras_base import unrolled
+
+        base, _ = self._base()
+        steps = max((int(spec.shape[1] or 0) for spec in base.inputs if len(spec.shape) == SEQUENCE_RANK), default=0)
+        facts: dict[str, Any] = {}
+        if load_source(self._folder).facts[FACT_LOOPS] and base.recurrent and 0 < steps <= MAX_UNROLLED_STEPS:
+            folder = self._folder / UNROLLED_MODEL
+            with unrolled(base):
+                still_loops = _write_saved_model(base, folder)
+            if still_loops:
+                shutil.rmtree(folder)
+            else:
+                facts[FACT_UNROLLED_STEPS] = steps
+        save_facts(self._folder, UNROLLED_MODEL, facts)
 
     def _make_tflite(self) -> None:
         from converters.export.tflite import convert_float
@@ -183,8 +214,8 @@ def _save_arrays(path: Path, groups: dict[str, dict[str, Array]], labels: Array 
     part.replace(path)
 
 
-def _write_saved_model(base: LoadedBase, folder: Path) -> None:
-    """A SavedModel of batch 1 whose weights are constants.
+def _write_saved_model(base: LoadedBase, folder: Path) -> bool:
+    """A SavedModel of batch 1 whose weights are constants; returns whether its graph loops.
 
     Frozen here once, it spares every later conversion the restoring and freezing of variables, and the converters whose
     own freezing of Keras 3 graphs goes wrong. Control flow stays in its functional form: recurrent layers need it.
@@ -201,6 +232,9 @@ def _write_saved_model(base: LoadedBase, folder: Path) -> None:
         result = frozen(*tensors)
         return dict(zip(names, result if isinstance(result, list | tuple) else [result], strict=True))
 
+    # Gradients of swish and the like are Python closures over the unfrozen graph; inference needs none.
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     module = tf.Module()
     module.serve = tf.function(serve, input_signature=signature)
-    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.serve})
+    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.serve}, options=options)
+    return any(operation.type in _LOOPS for operation in frozen.graph.get_operations())

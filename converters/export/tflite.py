@@ -17,6 +17,7 @@ from converters.errors import ToolError
 from converters.export.base import TFLITE_MODEL, TOOLCHAINS, Array, Exported, Source
 from converters.export.tflite_file import describe, float_operators, read_model
 from converters.recipe import Recipe
+from converters.support import FACT_UNROLLED_STEPS
 
 
 def convert_float(saved_model: Path) -> bytes:
@@ -74,7 +75,9 @@ class TfliteToolchain:
     def _converter(self, recipe: Recipe) -> Any:
         import tensorflow as tf
 
-        converter = tf.lite.TFLiteConverter.from_saved_model(str(self._source.saved_model))
+        unrolled = recipe.mode == "static" and self._source.unrolled_model.is_dir()
+        model = self._source.unrolled_model if unrolled else self._source.saved_model
+        converter = tf.lite.TFLiteConverter.from_saved_model(str(model))
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         if recipe.weights == "f16":
             converter.target_spec.supported_types = [tf.float16]
@@ -91,6 +94,12 @@ class TfliteToolchain:
                 remedy = "static_wi8_ai8 keeps the operators without an integer kernel in float"
                 raise ToolError(f"no integer-only model: {strict.message}", remedy=remedy) from strict
             data = _run(self._static_converter(recipe, allow_float=True))
+        steps = self._source.facts.get(FACT_UNROLLED_STEPS)
+        if steps:
+            notes.append(
+                f"recurrent layers are unrolled over {steps} steps, since TensorFlow Lite's calibrator crashes on loops: "
+                "the file grows with the steps"
+            )
         left = float_operators(read_model(data))
         if left:
             notes.append(f"computed in float, for want of an integer form: {', '.join(left)}")

@@ -158,6 +158,10 @@ def _checked(values: dict[str, Any]) -> dict[str, Any]:
         raise RecipeError(f"max_drop is {drop!r}, but must be a fraction between 0 and 1 (0.01 is one point)")
     if group is not None and (isinstance(group, bool) or not isinstance(group, int) or not 0 < group <= MAX_GROUP_SIZE):
         raise RecipeError(f"group_size is {group!r}, but must be a positive whole number or none")
+    integer = values["weights"] in ("i8", "i4")
+    if integer == (values["mode"] == "float"):
+        wanted = "f32 or f16" if values["mode"] == "float" else "i8 or i4"
+        raise RecipeError(f"mode {values['mode']} has {wanted} weights, not {values['weights']}")
     if drop is not None and not values["accuracy_control"]:
         raise RecipeError("max_drop means nothing without accuracy_control", remedy="add accuracy_control: true")
     return values
@@ -172,8 +176,12 @@ def make_recipe(fmt: str, mode: str, weights: str, activations: str, **parameter
         if key not in PARAMETERS:
             raise RecipeError(f"unknown recipe parameter {key!r}{_hint(key, PARAMETERS)}")
     values: dict[str, Any] = {"format": fmt, "mode": mode, "weights": weights, "activations": activations}
-    values |= _defaults(fmt, mode, weights, activations) | parameters
-    values = _checked(values)
+    defaults = _defaults(fmt, mode, weights, activations)
+    values = _checked(values | defaults | parameters)
+    if mode == "float":
+        changed = [key for key in defaults if values[key] != defaults[key]]
+        if changed or activations != _float_activations(fmt, weights):
+            raise RecipeError(f"a float recipe quantizes nothing, so it takes no {(changed or ['activations'])[0]}")
     if values["accuracy_control"] and values["max_drop"] is None:
         values["max_drop"] = DEFAULT_MAX_DROP
     return Recipe(name=_name_of(values), **values)

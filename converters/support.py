@@ -90,11 +90,8 @@ SUPPORTED: tuple[Support, ...] = (
 
 # The reason why something is absent: the first entry whose every given field equals the recipe's speaks.
 ABSENT: tuple[tuple[dict[str, Any], str], ...] = (
-    ({"mode": "float", "io": "int"}, "a float model has no integer inputs or outputs to give"),
     ({"mode": "dynamic", "io": "int"}, "dynamic quantization chooses activation scales at run time, so inputs stay float"),
     ({"mode": "weight_only", "io": "int"}, "weight-only quantization computes in float, so inputs and outputs stay float"),
-    ({"mode": "float", "calibration": "entropy"}, "a float model is not calibrated"),
-    ({"mode": "float", "calibration": "percentile"}, "a float model is not calibrated"),
     ({"mode": "dynamic", "calibration": "entropy"}, "dynamic quantization reads activation ranges at run time: no calibration"),
     ({"mode": "dynamic", "calibration": "percentile"}, "dynamic quantization reads activation ranges at run time: no calibration"),
     ({"mode": "weight_only", "calibration": "entropy"}, "weight-only quantization has no activation ranges to calibrate"),
@@ -127,7 +124,6 @@ ABSENT: tuple[tuple[dict[str, Any], str], ...] = (
     ({"format": "openvino", "mode": "weight_only", "weights": "i8"}, "NNCF's 8-bit weights have one scale per channel and no groups"),
     ({"accuracy_control": True}, "only NNCF's static quantization for OpenVINO has accuracy control"),
     ({"reduce_range": True}, "7-bit weights serve ONNX Runtime's u8×s8 kernels; this precision has no use for them"),
-    ({"mode": "float"}, "a float model has f32 or f16 weights, and no integer activations or quantization parameters"),
     ({"mode": "static"}, "static quantization has integer weights and integer activations, and no groups"),
     ({"mode": "dynamic"}, "dynamic quantization has integer weights and f32 activations, and no groups"),
     ({"mode": "weight_only"}, "weight-only quantization has integer weights and f32 activations"),

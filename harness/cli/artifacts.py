@@ -11,6 +11,7 @@ from converters.variant import (
     FORMAT_OF_SUFFIX,
     MANIFEST_NAME,
     Manifest,
+    TensorSpec,
     Variant,
     load_variant,
     sha256_file,
@@ -101,6 +102,24 @@ def record(variant: Variant) -> VariantRecord:
         parameters=manifest.parameters,
         manifest=dataclasses.asdict(manifest),
     )
+
+
+def base_inputs(variants: Iterable[Variant]) -> tuple[TensorSpec, ...]:
+    """The base model's inputs as the first variant with a signature carries them; () where none has one."""
+    for variant in variants:
+        signature = variant.manifest.signature
+        if signature is not None and all(spec.source is not None for spec in signature.inputs):
+            return tuple(_of_the_base(spec) for spec in signature.inputs)
+    return ()
+
+
+def _of_the_base(spec: TensorSpec) -> TensorSpec:
+    """The tensor before the artifact transposed and quantized it (a quantized tensor was float32)."""
+    shape = list(spec.shape)
+    for position, axis in enumerate(spec.axes or ()):
+        shape[axis] = spec.shape[position]
+    dtype = spec.dtype if spec.quantization is None else "float32"
+    return TensorSpec(name=str(spec.source), shape=tuple(shape), dtype=dtype)
 
 
 def unmade(row: Any, base: str) -> VariantRecord:

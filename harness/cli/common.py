@@ -79,7 +79,7 @@ def guarded(command: Callable[P, T]) -> Callable[P, T]:
             return command(*args, **kwargs)
         except HarnessError as error:
             say(f"error: {error}")
-            raise typer.Exit(EXIT_DEVICE if error.where == "device" else EXIT_INPUT) from None
+            raise typer.Exit(EXIT_DEVICE if error.where in {"device", "store"} else EXIT_INPUT) from None
         except KeyboardInterrupt:
             say("interrupted; what was measured is in the store")
             raise typer.Exit(EXIT_INTERRUPTED) from None

@@ -62,7 +62,7 @@ def run_experiment(
 ) -> int:
     """Carry out an experiment; the exit code."""
     from harness.cli import conversion
-    from harness.cli.artifacts import collect, record, unmade
+    from harness.cli.artifacts import base_inputs, collect, record, unmade
     from harness.cli.session import Measurement, base_outputs_of, finish, measure, reference_of
     from harness.cli.show import constraints_of
 
@@ -90,6 +90,9 @@ def run_experiment(
         records = [unmade(row, report.base_name) for row in report.rows if row.status != "ok"]
         base_outputs = base_outputs_of(report.reference)
     variants = collect([*folders, *(loaded.resolve(path) for path in spec.artifacts)])
+    inputs = base_inputs(variants)
+    if dataset is not None and inputs:
+        dataset = dataset.matched_to(inputs)
     measured = measure(
         Measurement(
             name=spec.name,

@@ -34,6 +34,7 @@ from converters.export.prepare import PrepareRequest
 from converters.jobs import ConversionRequest, ConversionRow
 from converters.recipe import Recipe
 from converters.shelf import Shelf
+from converters.slots import Slots
 from converters.support import reason
 from converters.transfer import write_dataset
 from converters.worker import describe_error
@@ -70,7 +71,7 @@ class Scheduler:
         self._shelf = shelf
         self._settle = settle
         self._say = say
-        self._slots = threading.Semaphore(max(1, request.jobs))
+        self._slots = Slots(max(1, request.jobs))
         self._stop = threading.Event()
         self._fatal: BaseException | None = None
         self._parts: dict[str, Part] = {}
@@ -172,18 +173,24 @@ class Scheduler:
 
     def _answer(self, worker: WorkerProcess, job: Mapping[str, Any], text: str) -> dict[str, Any]:
         """Do a job when it is this worker's turn; every way to fail becomes an answer. Raises WorkerLostError when stopped."""
-        while not self._slots.acquire(timeout=_POLL_S):
-            if self._stop.is_set():
+        # The home worker goes first: the others wait for its parts, and its own variants are the slowest.
+        rank = 0 if worker.name == self._workshop.home else 1
+        with self._slots.taken(rank, self._stop) as held:
+            if not held:
                 raise WorkerLostError("Interrupted", "the conversion was interrupted", None)
-        try:
             self._say(text)
-            return worker.ask(job)
-        except WorkerLostError as lost:
-            if lost.cause == "Interrupted":
-                raise
-            return {"ok": False, "kind": "tool", "class": lost.cause, "message": lost.message, "remedy": lost.remedy}
-        finally:
-            self._slots.release()
+            try:
+                return worker.ask(job)
+            except WorkerLostError as lost:
+                if lost.cause == "Interrupted":
+                    raise
+                return {
+                    "ok": False,
+                    "kind": "tool",
+                    "class": lost.cause,
+                    "message": lost.message,
+                    "remedy": lost.remedy,
+                }
 
     # Parts
 

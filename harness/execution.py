@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from harness.agent.protocol import Job, ProtocolError, decode_message
+from harness.agent.protocol import Job, ProtocolError, decode_message, model_at_work
 from harness.devices.transport import Process
 from harness.records import Failure
 
@@ -99,7 +99,7 @@ def _note(message: Mapping[str, Any], job: Job, transcript: Transcript) -> None:
 
 def _fail(job: Job, transcript: Transcript, failure: Failure) -> None:
     """The run ended badly: blame the model that was being worked on, or else the whole run."""
-    culprit = culprit_of(job, transcript)
+    culprit = job.models[0].id if len(job.models) == 1 else model_at_work(job, transcript.messages)
     what = _doing(transcript)
     named = Failure(
         failure.where, failure.name, f"{failure.message} ({what})" if what else failure.message, failure.remedy
@@ -107,31 +107,6 @@ def _fail(job: Job, transcript: Transcript, failure: Failure) -> None:
     if culprit is not None:
         transcript.failed[culprit] = named
     transcript.failure = named
-
-
-def culprit_of(job: Job, transcript: Transcript) -> str | None:
-    """The model the agent was at when it stopped talking; None when that cannot be told."""
-    if len(job.models) == 1:
-        return job.models[0].id
-    stages = [m for m in transcript.messages if m["type"] == "sensor" and m["name"] == "stage"]
-    if not stages:
-        return None
-    stage = stages[-1]["values"]
-    if stage.get("id") is not None or job.latency is None:
-        return None if stage.get("id") is None else str(stage["id"])
-    # In the measured rounds nothing is announced, so as not to disturb: the next visit after the last block.
-    visits = [
-        (index, name)
-        for index, order in enumerate(job.latency.order)
-        for name in order
-        if name not in transcript.failed
-    ]
-    blocks = [m for m in transcript.messages if m["type"] == "block" and m["phase"] == "measure"]
-    if not blocks:
-        return visits[0][1] if visits else None
-    last = (blocks[-1]["index"], blocks[-1]["id"])
-    place = visits.index(last) + 1 if last in visits else len(visits)
-    return visits[place][1] if place < len(visits) else None
 
 
 def _doing(transcript: Transcript) -> str:

@@ -111,6 +111,7 @@ def data(path: Path, **changes: object) -> Path:
     return path
 
 
+@pytest.mark.convert
 def test_data_of_a_wrong_shape(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).integers(0, 255, (1200, 20, 20), np.uint8)
     path = data(tmp_path / "d.npz", x_test=rows[:1000], calibration=rows[1000:])

@@ -85,17 +85,17 @@ def test_all_rules_met_is_an_a_without_reasons() -> None:
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"runs": 5, "half_width": None}, "5 runs, fewer than 6"),
+        ({"runs": 5, "half_width": None}, "few runs: 5, fewer than 6"),
         ({"run_s": 0.05}, "0.05 s"),
-        ({"run_samples": 49}, "49 samples"),
-        ({"warmup_s": 0.4}, "warm-up of 0.4 s"),
-        ({"warmup_samples": 4}, "warm-up of 4"),
+        ({"run_samples": 49}, "few samples: 49 in a run"),
+        ({"warmup_s": 0.4}, "short warm-up: 0.4 s"),
+        ({"warmup_samples": 4}, "few warm-ups: 4"),
         ({"half_width": 0.031}, "not converged"),
         ({"contention": contention.Contention(60, 6, 0.97)}, "-3.0%"),
         ({"drift": drift.Drift(drift.Trend(0.06, 0.001, True), None, 100.0, 106.0)}, "+6.0%"),
         ({"drift": drift.Drift(None, drift.Step(7, -0.1, 0.001, True), None, None)}, "-10.0% at block 7"),
         ({"remarks": ("ran in bf16, not f32",)}, "bf16"),
-        ({"preset": "headline"}, "6 runs, fewer than 12"),
+        ({"preset": "headline"}, "few runs: 6, fewer than 12"),
         ({"preset": "certified", "runs": 12, "half_width": 0.005, "run_s": 61.0}, "fewer than 1024"),
         ({"preset": "headline", "runs": 12, "half_width": 0.02}, "±1%"),
     ],
@@ -113,7 +113,7 @@ def test_emulated_or_contended_is_never_better_than_c() -> None:
     assert "20 of 60 blocks" in grade.grade(crowded)[1][0]
     both = grade.grade(dataclasses.replace(GOOD, emulated=True, runs=2))
     assert both[0] == "C"
-    assert any("2 runs" in reason for reason in both[1])
+    assert any("few runs: 2" in reason for reason in both[1])
 
 
 def test_nothing_measured_is_invalid() -> None:

@@ -73,17 +73,30 @@ class Arrangement:
 
 @dataclass(slots=True)
 class Notes:
-    """Numbered footnotes: the same text has the same number wherever it is used."""
+    """Numbered footnotes. A note is "rule: detail"; one rule has one number, however its details differ from row to row."""
 
     numbers: dict[str, int] = field(default_factory=dict)
+    details: dict[str, dict[str, None]] = field(default_factory=dict)
 
     def mark(self, texts: Iterable[str]) -> tuple[int, ...]:
         """The numbers of these texts, new ones given where needed."""
-        return tuple(self.numbers.setdefault(clean(text), len(self.numbers) + 1) for text in texts)
+        return tuple(dict.fromkeys(self._number(clean(text)) for text in texts))
+
+    def _number(self, text: str) -> int:
+        rule, _, detail = text.partition(": ")
+        self.details.setdefault(rule, {})[detail] = None
+        return self.numbers.setdefault(rule, len(self.numbers) + 1)
 
     def items(self) -> list[tuple[int, str]]:
-        """Number and text of all notes, in order."""
-        return [(number, text) for text, number in self.numbers.items()]
+        """Number and text of all notes, in order; where the details differ, the first stands for all of them."""
+        return [(number, self._words(rule)) for rule, number in self.numbers.items()]
+
+    def _words(self, rule: str) -> str:
+        details = list(self.details[rule])
+        if details == [""]:
+            return rule
+        others = f" (in other rows: {len(details) - 1} other figures)" if len(details) > 1 else ""
+        return f"{rule}: {details[0]}{others}"
 
 
 def alike(entries: Iterable[tuple[str, str, str]]) -> list[Alike]:

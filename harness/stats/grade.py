@@ -75,7 +75,7 @@ def grade(evidence: Evidence) -> tuple[str, tuple[str, ...]]:
 def _indicative(evidence: Evidence) -> list[str]:
     reasons = []
     if evidence.emulated:
-        reasons.append("the device is emulated: its time is not a real device's")
+        reasons.append("emulated: its time is not a real device's")
     if evidence.contention is not None and evidence.contention.share > CONTENDED_SHARE:
         reasons.append(_contended(evidence.contention))
     return reasons
@@ -99,15 +99,15 @@ def _sampling(evidence: Evidence) -> list[str]:
     rules = RULES.get(evidence.preset, Rules())
     reasons = []
     if evidence.runs < rules.runs:
-        reasons.append(f"{evidence.runs} runs, fewer than {rules.runs}")
+        reasons.append(f"few runs: {evidence.runs}, fewer than {rules.runs}")
     if evidence.run_s < rules.run_s * ALLOWANCE:
-        reasons.append(f"a run measured {evidence.run_s:.2g} s, less than {rules.run_s:g} s")
+        reasons.append(f"short runs: {evidence.run_s:.2g} s measured, less than {rules.run_s:g} s")
     if evidence.run_samples < rules.run_samples:
-        reasons.append(f"a run took {evidence.run_samples} samples, fewer than {rules.run_samples}")
+        reasons.append(f"few samples: {evidence.run_samples} in a run, fewer than {rules.run_samples}")
     if evidence.warmup_s < MINIMUM_WARMUP_S * ALLOWANCE:
-        reasons.append(f"warm-up of {evidence.warmup_s:.2g} s, less than {MINIMUM_WARMUP_S:g} s")
+        reasons.append(f"short warm-up: {evidence.warmup_s:.2g} s, less than {MINIMUM_WARMUP_S:g} s")
     if evidence.warmup_samples < MINIMUM_WARMUP_SAMPLES:
-        reasons.append(f"warm-up of {evidence.warmup_samples} inferences, fewer than {MINIMUM_WARMUP_SAMPLES}")
+        reasons.append(f"few warm-ups: {evidence.warmup_samples} inferences, fewer than {MINIMUM_WARMUP_SAMPLES}")
     if evidence.half_width is not None and evidence.half_width > rules.half_width:
         reasons.append(f"not converged: the interval is ±{evidence.half_width:.1%}, wider than ±{rules.half_width:.0%}")
     return reasons

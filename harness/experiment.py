@@ -132,6 +132,11 @@ class Experiment(_Strict):
 
     name: str = Field(default="experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     base: str | None = Field(default=None, description="Base model: .keras, .h5 or a SavedModel folder.")
+    base_name: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        description="Name of the base in variant names (default: the file's).",
+    )
     recipes: str | list[str | dict[str, Any]] = Field(
         default="all", description="'all', names, format:name, or mappings."
     )

@@ -84,6 +84,7 @@ def run_experiment(
                 use_cache=use_cache,
             ),
             seed=spec.seed,
+            name=spec.base_name,
             quiet=as_json,
         )
         folders = [row.folder for row in report.rows if row.status == "ok" and row.folder is not None]

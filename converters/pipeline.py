@@ -91,7 +91,7 @@ def convert(
         return ConversionReport(book.rows(), base, base.name, None, time.monotonic() - started)
     shelf = _shelf(request, base, workshop)
     scheduler = Scheduler(request, base, workshop, shelf, book.settle, book.say)
-    failed = True
+    failed = False
     try:
         _settle_from_cache(shelf, base.name, book)
         has_reference = request.dataset is not None and shelf.part_from_cache(REFERENCE)

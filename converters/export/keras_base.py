@@ -96,7 +96,7 @@ def _load_keras(path: Path, dims: dict[str, tuple[int, ...]]) -> LoadedBase:
     # A Sequential, or a model that takes dictionaries, seen as plain lists.
     flat = keras.Model(list(model.inputs), list(model.outputs))
     names = _unique([tensor.name for tensor in model.inputs])
-    output_names = _unique(getattr(model, "output_names", None) or ["output"] * len(model.outputs), taken=names)
+    output_names = _unique(_output_names(model), taken=names)
     inputs = _specs(path, names, [(t.shape, t.dtype) for t in model.inputs], dims)
     outputs = _specs(path, output_names, [(t.shape, t.dtype) for t in model.outputs], None)
     vocabularies = [layer.input_dim for layer in _layers(model) if type(layer).__name__ == "Embedding"]
@@ -116,6 +116,14 @@ def _load_keras(path: Path, dims: dict[str, tuple[int, ...]]) -> LoadedBase:
         recurrent=[layer for layer in _layers(model) if hasattr(layer, "unroll")],
         keep_alive=(model, flat),
     )
+
+
+def _output_names(model: Any) -> list[str]:
+    """The keys of a model that gives a dictionary (Keras flattens it by sorted key), else the names of its last layers."""
+    struct = getattr(model, "output", None)
+    if isinstance(struct, dict) and len(struct) == len(model.outputs):
+        return sorted(struct)
+    return list(getattr(model, "output_names", None) or ["output"] * len(model.outputs))
 
 
 def _layers(model: Any) -> Iterable[Any]:

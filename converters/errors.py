@@ -11,6 +11,11 @@ ConverterError
 
 from __future__ import annotations
 
+import errno
+from typing import Any
+
+_DISK_FULL = "no space left on device"
+
 
 class ConverterError(Exception):
     """Base of all. `message` is one line; `remedy` says what to do next, or is None where nothing is known to help."""
@@ -46,3 +51,27 @@ class ToolError(VariantError):
 
 class RefusedError(VariantError):
     """A combination that cannot exist for this model; the message is the reason."""
+
+
+def describe_error(error: BaseException) -> dict[str, Any]:
+    """An answer for a job that failed: one line, and what kind of failure it is."""
+    text = " ".join(str(error).split())
+    kind, message, remedy = "tool", text[:500] or type(error).__name__, None
+    if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or _DISK_FULL in text.lower():
+        kind, message = "disk", "the disk is full: no space left on device"
+        remedy = "free some space, or choose another folder for the output (and for the cache: HARNESS_CACHE)"
+    elif isinstance(error, ConverterError):
+        message, remedy = " ".join(error.message.split()), error.remedy
+        kind = (
+            "input"
+            if isinstance(error, ConversionInputError)
+            else "refused"
+            if isinstance(error, RefusedError)
+            else kind
+        )
+    elif isinstance(error, ImportError):
+        kind, message = "missing", f"a converter package is not installed: {text}"
+        remedy = "install the extra: pip install 'ondevice-harness[convert]'"
+    elif isinstance(error, MemoryError):
+        message, remedy = "out of memory", "convert with fewer jobs, or on a machine with more memory"
+    return {"ok": False, "kind": kind, "class": type(error).__name__, "message": message, "remedy": remedy}

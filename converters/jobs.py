@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from converters.base_model import BaseModel
 from converters.dataset import Dataset
@@ -14,6 +15,7 @@ from converters.recipe import Recipe
 Status = Literal["ok", "failed", "refused"]
 DEFAULT_TIMEOUT_S = 900.0
 DEFAULT_JOBS = 2
+_ERROR_CLASS = {"disk": "DiskFull", "missing": "Missing"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,3 +80,32 @@ class ConversionReport:
     seconds: float
     log: Path | None = None
     notes: tuple[str, ...] = field(default=())
+
+
+def ok_row(base: str, recipe: Recipe, folder: Path, seconds: float, *, cached: bool) -> ConversionRow:
+    """A variant that is there."""
+    name = recipe.variant_name(base)
+    return ConversionRow(name, recipe.format, recipe.name, "ok", seconds=seconds, cached=cached, folder=folder)
+
+
+def refused_row(base: str, recipe: Recipe, why: str) -> ConversionRow:
+    """A combination that cannot exist."""
+    return ConversionRow(recipe.variant_name(base), recipe.format, recipe.name, "refused", "RefusedError", why)
+
+
+def failed_row(base: str, recipe: Recipe, answer: Mapping[str, Any], seconds: float = 0.0) -> ConversionRow:
+    """A worker's answer that says no, as a row."""
+    if answer["kind"] == "refused":
+        return dataclasses.replace(
+            refused_row(base, recipe, answer["message"]), seconds=seconds, remedy=answer["remedy"]
+        )
+    return ConversionRow(
+        recipe.variant_name(base),
+        recipe.format,
+        recipe.name,
+        "failed",
+        _ERROR_CLASS.get(answer["kind"], answer["class"]),
+        answer["message"],
+        answer["remedy"],
+        seconds,
+    )

@@ -16,14 +16,20 @@ import numpy as np
 
 from converters.base_model import BaseModel, inspect_base
 from converters.dataset import Dataset
-from converters.errors import ConversionInputError, ConverterError
+from converters.errors import ConversionInputError, ConverterError, describe_error
 from converters.export.base import REFERENCE, WORKSHOP, Workshop
-from converters.jobs import ConversionEvent, ConversionReport, ConversionRequest, ConversionRow
+from converters.jobs import (
+    ConversionEvent,
+    ConversionReport,
+    ConversionRequest,
+    ConversionRow,
+    failed_row,
+    ok_row,
+    refused_row,
+)
 from converters.recipe import Recipe
-from converters.scheduler import Scheduler, failed_row, ok_row, refused_row
 from converters.shelf import Shelf, versions_of
 from converters.support import FACT_CALIBRATION_LABELS, reason, toolchain_of
-from converters.worker import describe_error
 
 __all__ = [
     "ConversionEvent",
@@ -90,7 +96,7 @@ def convert(
     if not book.pending():
         return ConversionReport(book.rows(), base, base.name, None, time.monotonic() - started)
     shelf = _shelf(request, base, workshop)
-    scheduler = Scheduler(request, base, workshop, shelf, book.settle, book.say)
+    notes: list[str] = []
     failed = False
     try:
         _settle_from_cache(shelf, base.name, book)
@@ -100,13 +106,18 @@ def convert(
         for recipe in book.pending():
             tasks.setdefault(toolchain_of(recipe), []).append(recipe)
         if tasks or want_reference:
+            # Imported only when there is work: a run that the cache serves starts no process.
+            from converters.scheduler import Scheduler
+
+            scheduler = Scheduler(request, base, workshop, shelf, book.settle, book.say)
             scheduler.run(tasks, want_reference=want_reference)
+            has_reference = has_reference or scheduler.reference_made
+            notes = list(dict.fromkeys(scheduler.notes))
         failed = any(row.status == "failed" for row in book.rows())
     finally:
         logs = shelf.close(keep_logs=failed)
-    reference = shelf.reference if has_reference or scheduler.reference_made else None
-    notes = tuple(dict.fromkeys(scheduler.notes))
-    return ConversionReport(book.rows(), base, base.name, reference, time.monotonic() - started, logs, notes)
+    reference = shelf.reference if has_reference else None
+    return ConversionReport(book.rows(), base, base.name, reference, time.monotonic() - started, logs, tuple(notes))
 
 
 def _check_data(dataset: Dataset, recipes: list[Recipe]) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.base_model import BaseModel
-from converters.errors import ConversionInputError, ConverterError
+from converters.errors import ConversionInputError, ConverterError, describe_error
 from converters.export.base import (
     ONNX_MODEL,
     REFERENCE,
@@ -31,18 +31,16 @@ from converters.export.base import (
     load_source,
 )
 from converters.export.prepare import PrepareRequest
-from converters.jobs import ConversionRequest, ConversionRow
+from converters.jobs import ConversionRequest, ConversionRow, failed_row, ok_row, refused_row
 from converters.recipe import Recipe
 from converters.shelf import Shelf
 from converters.slots import Slots
 from converters.support import reason
 from converters.transfer import write_dataset
-from converters.worker import describe_error
 from converters.worker_process import Limits, WorkerLostError, WorkerProcess
 
 PART_ORDER = (SAVED_MODEL, ONNX_MODEL, TFLITE_MODEL, UNROLLED_MODEL)
 _POLL_S = 0.1
-_ERROR_CLASS = {"disk": "DiskFull", "missing": "Missing"}
 
 
 @dataclass(slots=True)
@@ -276,32 +274,3 @@ class Scheduler:
             "base_name": self._base.name,
             "dataset_sha256": None if dataset is None else dataset.sha256,
         }
-
-
-def ok_row(base: str, recipe: Recipe, folder: Path, seconds: float, *, cached: bool) -> ConversionRow:
-    """A variant that is there."""
-    name = recipe.variant_name(base)
-    return ConversionRow(name, recipe.format, recipe.name, "ok", seconds=seconds, cached=cached, folder=folder)
-
-
-def refused_row(base: str, recipe: Recipe, why: str) -> ConversionRow:
-    """A combination that cannot exist."""
-    return ConversionRow(recipe.variant_name(base), recipe.format, recipe.name, "refused", "RefusedError", why)
-
-
-def failed_row(base: str, recipe: Recipe, answer: Mapping[str, Any], seconds: float = 0.0) -> ConversionRow:
-    """A worker's answer that says no, as a row."""
-    if answer["kind"] == "refused":
-        return dataclasses.replace(
-            refused_row(base, recipe, answer["message"]), seconds=seconds, remedy=answer["remedy"]
-        )
-    return ConversionRow(
-        recipe.variant_name(base),
-        recipe.format,
-        recipe.name,
-        "failed",
-        _ERROR_CLASS.get(answer["kind"], answer["class"]),
-        answer["message"],
-        answer["remedy"],
-        seconds,
-    )

@@ -6,14 +6,13 @@ Used by the pipeline and its scheduler. Light: keys are made of package metadata
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import shutil
 import tempfile
 import uuid
 from importlib import metadata
 from pathlib import Path
-
-import psutil
 
 from converters.base_model import BaseModel
 from converters.cache import Cache, key_of, link_or_copy
@@ -29,7 +28,12 @@ _WORK_PREFIX = ".work-"
 
 def versions_of(packages: tuple[str, ...]) -> dict[str, str]:
     """Installed versions. Raises metadata.PackageNotFoundError, whose `name` says which is missing."""
-    return {name: metadata.version(name) for name in packages}
+    return {name: _version(name) for name in packages}
+
+
+@functools.cache
+def _version(package: str) -> str:
+    return metadata.version(package)
 
 
 class Shelf:
@@ -181,5 +185,15 @@ def _sweep(out: Path) -> None:
     """Remove work folders that a killed run left behind."""
     for folder in out.glob(f"{_WORK_PREFIX}*"):
         pid = folder.name.removeprefix(_WORK_PREFIX).partition("-")[0]
-        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+        if pid.isdecimal() and not _is_running(int(pid)):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # another user's
+    return True

@@ -12,7 +12,6 @@ First answer: `{"ready": true}`. A job is `{"do": "part", …}` or `{"do": "expo
 
 from __future__ import annotations
 
-import errno
 import faulthandler
 import importlib
 import json
@@ -24,14 +23,13 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from converters.errors import ConversionInputError, ConverterError, RefusedError
+from converters.errors import describe_error
 from converters.export.base import Toolchain, load_source
 from converters.ledger import gzip_size_bytes, size_bytes
 from converters.recipe import recipe_from_dict
 from converters.variant import Manifest, save_manifest, sha256_file
 
 _PARENT_POLL_S = 0.5
-_DISK_FULL = "no space left on device"
 
 
 def resolve(target: str) -> Any:
@@ -50,30 +48,6 @@ def _die_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True, name="parent-watch").start()
-
-
-def describe_error(error: BaseException) -> dict[str, Any]:
-    """An answer for a job that failed: one line, and what kind of failure it is."""
-    text = " ".join(str(error).split())
-    kind, message, remedy = "tool", text[:500] or type(error).__name__, None
-    if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or _DISK_FULL in text.lower():
-        kind, message = "disk", "the disk is full: no space left on device"
-        remedy = "free some space, or choose another folder for the output (and for the cache: HARNESS_CACHE)"
-    elif isinstance(error, ConverterError):
-        message, remedy = " ".join(error.message.split()), error.remedy
-        kind = (
-            "input"
-            if isinstance(error, ConversionInputError)
-            else "refused"
-            if isinstance(error, RefusedError)
-            else kind
-        )
-    elif isinstance(error, ImportError):
-        kind, message = "missing", f"a converter package is not installed: {text}"
-        remedy = "install the extra: pip install 'ondevice-harness[convert]'"
-    elif isinstance(error, MemoryError):
-        message, remedy = "out of memory", "convert with fewer jobs, or on a machine with more memory"
-    return {"ok": False, "kind": kind, "class": type(error).__name__, "message": message, "remedy": remedy}
 
 
 class Worker:

@@ -115,7 +115,8 @@ def _defaults(fmt: str, mode: str, weights: str, activations: str) -> dict[str, 
         "accuracy_control": False,
         "max_drop": None,
         "group_size": DEFAULT_GROUP_SIZE.get(fmt) if weight_only_int4 else None,
-        "reduce_range": fmt == "onnx" and activations == "u8",
+        # Full-range weights saturate in ONNX Runtime on x86 CPUs without VNNI, for u8 and s8 activations alike.
+        "reduce_range": fmt == "onnx" and mode == "static",
     }
 
 

@@ -148,10 +148,11 @@ def compare(outputs: Mapping[str, Array], expected: Mapping[str, Array]) -> Agre
         found = np.asarray(outputs[name], dtype=np.float64)
         if found.shape != reference.shape:
             raise ToolError(f"output {name!r} has the shape {found.shape}, the base model's is {reference.shape}")
-        if not np.isfinite(found[np.isfinite(reference)]).all():
-            raise ToolError(f"output {name!r} is NaN or infinite where the base model's is finite")
         finite = np.isfinite(reference)
-        error, reference = np.abs(found - reference)[finite], reference[finite]
+        found, reference = found[finite], reference[finite]
+        if not np.isfinite(found).all():
+            raise ToolError(f"output {name!r} is NaN or infinite where the base model's is finite")
+        error = np.abs(found - reference)
         per_output[name] = float(error.max(initial=0.0)) / _spread(reference)
         errors.append(error.ravel())
         references.append(reference.ravel())

@@ -8,8 +8,10 @@ TensorFlow is never imported here.
 from __future__ import annotations
 
 import copy
+import shutil
 import tempfile
 import warnings
+import weakref
 from collections.abc import Callable
 from functools import cached_property
 from importlib import metadata
@@ -55,7 +57,8 @@ class OnnxToolchain:
     def __init__(self, source: Source, seed: int) -> None:
         self._source = source
         self._seed = seed
-        self._scratch = tempfile.TemporaryDirectory(prefix="onnx-toolchain-")
+        self._scratch = Path(tempfile.mkdtemp(prefix="onnx-toolchain-"))
+        weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
 
     def versions(self) -> dict[str, str]:
         """Versions of the packages that decide the result."""
@@ -63,7 +66,7 @@ class OnnxToolchain:
 
     @cached_property
     def _prepared(self) -> Prepared:
-        return prepare(self._source, Path(self._scratch.name) / "prepare")
+        return prepare(self._source, self._scratch / "prepare")
 
     @cached_property
     def _static_ops(self) -> tuple[str, ...]:
@@ -75,7 +78,7 @@ class OnnxToolchain:
         rows, _ = self._source.calibration_rows()
         axes = self._prepared.input_axes
         moved = {name: x.transpose(axes[name]) if name in axes else x for name, x in rows.items()}
-        return ActivationRanges(self._prepared.model, self._static_ops, moved, Path(self._scratch.name) / "ranges")
+        return ActivationRanges(self._prepared.model, self._static_ops, moved, self._scratch / "ranges")
 
     def export(self, recipe: Recipe, folder: Path) -> Exported:
         """Make one variant in `folder`. Raises RefusedError with the reason, or ToolError with the tool's words."""
@@ -127,7 +130,7 @@ class OnnxToolchain:
 
         # Whole-model dynamic quantization would turn Conv into ConvInteger, which has no fast kernel.
         before = count_ops(self._prepared.model)
-        target = Path(self._scratch.name) / "dynamic.onnx"
+        target = self._scratch / "dynamic.onnx"
         model = _without_gemm(self._copy())
         if not _constant_products(model) and not before["LSTM"]:
             raise RefusedError(

@@ -10,6 +10,7 @@ import contextlib
 import io
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -17,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from converters.errors import RefusedError
+from converters.errors import RefusedError, ToolError
 from converters.export.base import Array, Exported, Source
 from converters.export.openvino_graph import count_types, has_attention, read_base, signature, weight_dtypes
 from converters.export.openvino_metric import CalibrationMetric
@@ -64,6 +65,7 @@ class OpenvinoToolchain:
             model, notes = makers[recipe.mode](recipe, base.clone())
             target = folder / ARTIFACT
             with_words("OpenVINO", lambda: ov.save_model(model, target, compress_to_fp16=recipe.weights == "f16"))
+            _compact(target)
             made, read = signature(target, self._source)
         held = weight_dtypes(read)
         del read  # it maps the weights file
@@ -116,8 +118,14 @@ class OpenvinoToolchain:
                 **options,
             ),
         )
-        notes = _static_notes(recipe, quantized)
-        return quantized, [*notes, *metric.notes(model, quantized, drop)]
+        before, after = metric.of(model), metric.of(quantized)
+        if before - after > drop:
+            raise ToolError(
+                f"NNCF's accuracy control did not keep the drop of {drop:g}: {metric.name} on the calibration rows fell"
+                f" from {before:.4f} to {after:.4f}"
+            )
+        kept = f"{metric.name} on {len(feeds)} calibration rows: {before:.4f} in float32, {after:.4f} here"
+        return quantized, [*_static_notes(recipe, quantized), kept]
 
 
 def _float(recipe: Recipe, model: Any) -> tuple[Any, list[str]]:
@@ -130,6 +138,7 @@ def _static_options(recipe: Recipe, model: Any) -> dict[str, Any]:
     import nncf
     from nncf.quantization.advanced_parameters import (
         AdvancedQuantizationParameters,
+        AdvancedSmoothQuantParameters,
         OverflowFix,
         QuantizationParameters,
     )
@@ -140,9 +149,14 @@ def _static_options(recipe: Recipe, model: Any) -> dict[str, Any]:
         StatisticsType,
     )
 
-    # u8×s8 products saturate in 16-bit sums on x86 CPUs without VNNI. NNCF's default spares the first layer only, and was
-    # seen to ruin a regression output that 7-bit weights in all layers kept.
-    advanced = AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE)
+    advanced = AdvancedQuantizationParameters(
+        # u8×s8 products saturate in 16-bit sums on x86 CPUs without VNNI. NNCF's default spares the first layer only, and
+        # was seen to ruin a regression output that 7-bit weights in all layers kept.
+        overflow_fix=OverflowFix.ENABLE,
+        # SmoothQuant multiplied the error of small encoders by eight, and accuracy control gives layers back with the
+        # weights they had before smoothing, which leaves them wrong.
+        smooth_quant_alphas=AdvancedSmoothQuantParameters(convolution=-1, matmul=-1),
+    )
     if recipe.granularity == "per_tensor":
         advanced.weights_quantization_params = QuantizationParameters(per_channel=False)
     if recipe.calibration == "percentile":
@@ -160,16 +174,21 @@ def _static_options(recipe: Recipe, model: Any) -> dict[str, Any]:
 
 def _static_notes(recipe: Recipe, quantized: Any) -> list[str]:
     """What was quantized. Raises RefusedError when nothing was."""
-    count = count_types(quantized)["FakeQuantize"]
-    loops = count_types(quantized)["Loop"] + count_types(quantized)["TensorIterator"]
-    if count == 0 and not recipe.accuracy_control:
+    types, held = count_types(quantized), weight_dtypes(quantized)
+    eight = held.get("int8", 0) + held.get("uint8", 0)
+    notes = []
+    if eight:
+        notes.append("weights use 7 of their 8 bits, so that products do not saturate on x86 CPUs without VNNI")
+    elif recipe.accuracy_control:
+        notes.append("accuracy control gave every weight back to float32")
+    elif types["FakeQuantize"] == 0:
         raise RefusedError(
             "NNCF found no layer to quantize: it leaves loops of recurrent layers and bare arithmetic in float"
         )
-    notes = (
-        ["weights use 7 of their 8 bits, so that products do not saturate on x86 CPUs without VNNI"] if count else []
-    )
-    return [*notes, f"{loops} loops of recurrent layers stay float32: NNCF does not enter them"] if loops else notes
+    loops = types["Loop"] + types["TensorIterator"]
+    if loops:
+        notes.append(f"{loops} loops of recurrent layers stay float32: NNCF does not enter them")
+    return notes
 
 
 def _weight_only(recipe: Recipe, model: Any) -> tuple[Any, list[str]]:
@@ -215,6 +234,16 @@ def _held_note(recipe: Recipe, held: dict[str, int]) -> str:
     if recipe.weights == "i4":
         note += "; NNCF gives 4 bits to matrix products only, convolutions and embeddings it leaves at 8"
     return note
+
+
+def _compact(path: Path) -> None:
+    """Drop the indentation (a sixth of a small model) and the paths of this conversion from an .xml file.
+
+    Attribute values hold no raw "<", so white space between ">" and "<" is indentation only.
+    """
+    text = path.read_text(encoding="utf-8")
+    text = re.sub(r"<conversion_parameters>.*?</conversion_parameters>", "", text, flags=re.DOTALL)
+    path.write_text(re.sub(r">\s+<", "><", text), encoding="utf-8")
 
 
 @contextlib.contextmanager

@@ -38,6 +38,7 @@ def read_base(source: Source) -> tuple[Any, list[str]]:
         fixed = ov.convert_model(str(source.saved_model))
     except Exception as error:
         raise ToolError(f"OpenVINO could not convert the SavedModel: {one_line(error)}") from error
+    _keep_mean_dimensions(fixed)
     if all(port.get_partial_shape()[0].is_dynamic for port in fixed.inputs):
         return fixed, []
     free = fixed.clone()
@@ -91,6 +92,33 @@ def compile_exactly(model: Any) -> Any:
     return ov.Core().compile_model(
         model, "CPU", {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1}
     )
+
+
+def _keep_mean_dimensions(model: Any) -> None:
+    """A spatial mean followed by a Reshape to [batch, channels, 1, 1] keeps its dimensions instead.
+
+    OpenVINO 2026.4 takes such a Reshape before a 1×1 convolution with compressed weights for a change of layout, and then
+    cannot compile the model.
+    """
+    from openvino import opset13 as ops
+
+    for node in model.get_ordered_ops():
+        mean = node.input_value(0).get_node() if node.get_type_name() == "Reshape" else None
+        if mean is None or mean.get_type_name() != "ReduceMean" or mean.get_attributes()["keep_dims"]:
+            continue
+        source, axes = mean.input_value(0), mean.input_value(1)
+        shape, target = source.get_partial_shape(), node.get_output_partial_shape(0)
+        if shape.rank.is_dynamic or target.rank.is_dynamic or axes.get_node().get_type_name() != "Constant":
+            continue
+        kept = [1 if axis in _axes(axes, len(shape)) else dim for axis, dim in enumerate(shape)]
+        if len(target) == len(kept) and all(
+            found == wanted for found, wanted in zip(list(target)[1:], kept[1:], strict=True)
+        ):
+            node.output(0).replace(ops.reduce_mean(source, axes, keep_dims=True).output(0))
+
+
+def _axes(constant: Any, rank: int) -> set[int]:
+    return {int(axis) % rank for axis in np.ravel(constant.get_node().data)}
 
 
 def _mend_reshapes(model: Any) -> None:

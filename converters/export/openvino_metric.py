@@ -46,15 +46,9 @@ class CalibrationMetric:
         scores = [self._score(row, outputs) for row, outputs in zip(rows, self._outputs(compiled, rows), strict=True)]
         return float(np.mean(scores)), scores
 
-    def notes(self, model: Any, quantized: Any, max_drop: float) -> list[str]:
-        """What accuracy control reached, in one line."""
-        before, after = (self.validate(compile_exactly(m), range(len(self._feeds)))[0] for m in (model, quantized))
-        kept = "kept" if before - after <= max_drop else "exceeded"
-        line = (
-            f"{self.name} on {len(self._feeds)} calibration rows: {before:.4f} in float32, {after:.4f} in int8;"
-            f" the allowed drop of {max_drop:g} is {kept}"
-        )
-        return [line]
+    def of(self, model: Any) -> float:
+        """The measure of an `ov.Model` over all rows."""
+        return self.validate(compile_exactly(model), range(len(self._feeds)))[0]
 
     def _outputs(self, compiled: Any, rows: Iterable[int]) -> list[list[Array]]:
         """Per row the outputs, each with its leading dimension of one."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import json
+import platform
 import subprocess
 import sys
 from importlib import metadata
@@ -31,10 +32,20 @@ RECIPES = (
     *(f"{fmt}:fp32" for fmt in FORMATS),
     *(f"{fmt}:static_wi8_ai8" for fmt in FORMATS),
     "tflite:static_wi8_ai8_int_io",
+    "onnx:static_wi8_ai8_reduced_range",
     "onnx:static_wi8_au8",
 )
+# Eight-bit weights overflow the 16-bit sums of x86 CPUs without VNNI: measured there for the record, not held to the limit.
+FULL_RANGE = ("onnx", "static_wi8_ai8")
 MOST_POINTS_LOST, LEAST_RATIO, LEAST_PARAMETERS = 0.5, 3.3, 1_000_000
 PACKAGES = ("tensorflow", "keras", "onnxruntime", "openvino", "nncf", "ai-edge-litert", "tf2onnx", "numpy")
+
+
+def has_vnni() -> bool:
+    """Whether this CPU adds 8-bit products in 32 bits (x86 with VNNI, or not x86 at all)."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return True
+    return "vnni" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
 
 
 def convert(model: Path, data: Path, work: Path) -> list[dict[str, Any]]:
@@ -97,6 +108,7 @@ def measure(model: Path, data_path: Path, work: Path) -> dict[str, Any]:
     return {
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "versions": {package: metadata.version(package) for package in PACKAGES},
+        "cpu_vnni": has_vnni(),
         "parameters": parameters,
         "base_accuracy": float((logits.argmax(axis=1) == data.labels).mean()),
         "test_rows": data.rows,
@@ -111,6 +123,8 @@ def missed(record: dict[str, Any]) -> list[str]:
     """The limits that were not met, in words."""
     out = [] if record["parameters"] >= LEAST_PARAMETERS else [f"only {record['parameters']:,} parameters"]
     for row in record["rows"]:
+        if (row["format"], row["recipe"]) == FULL_RANGE and not record["cpu_vnni"]:
+            continue
         if row["recipe"] != "fp32" and row["drop_points"] > MOST_POINTS_LOST:
             out.append(f"{row['variant']} loses {row['drop_points']:.2f} points")
         if row["recipe"] != "fp32" and row["size_ratio_to_fp32"] < LEAST_RATIO:
@@ -129,7 +143,7 @@ def main() -> None:
     print(f"base: {record['parameters']:,} parameters, {record['base_accuracy']:.2%} of {record['test_rows']} images")
     for row in record["rows"]:
         print(
-            f"{row['format']:9} {row['recipe']:24} {row['accuracy']:7.2%}  drop {row['drop_points']:+.2f} points "
+            f"{row['format']:9} {row['recipe']:28} {row['accuracy']:7.2%}  drop {row['drop_points']:+.2f} points "
             f"[{row['drop_points_low']:+.2f}, {row['drop_points_high']:+.2f}]  {row['size_bytes']:>9,} bytes  "
             f"{row['size_ratio_to_fp32']:.2f} times smaller than fp32"
         )

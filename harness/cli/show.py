@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from harness.cli.common import emit_json
+from harness.cli.common import emit_json, say
 
 if TYPE_CHECKING:
     from converters.pipeline import ConversionReport
@@ -127,7 +127,11 @@ def _render(loaded: LoadedSession, *, recommendations_only: bool = False) -> str
 
 
 def table(loaded: LoadedSession) -> None:
-    """Print rows and recommendations."""
+    """Print rows and recommendations; say so when the session did not come to its end."""
+    status = loaded.data.session.status
+    if status != "done":
+        words = {"running": "still running, or was killed", "interrupted": "interrupted", "failed": "failed"}
+        say(f"session {loaded.session_id}: {words.get(status, status)}; these are the runs that it finished")
     typer.echo(_render(loaded if loaded.recommendations else loaded.chosen(None)), nl=False)
 
 

@@ -65,6 +65,7 @@ def run_experiment(
     from harness.cli.artifacts import base_inputs, collect, record, unmade
     from harness.cli.session import Measurement, base_outputs_of, finish, measure, reference_of
     from harness.cli.show import constraints_of
+    from harness.errors import ConversionError
 
     spec = loaded.experiment
     dataset = None
@@ -90,6 +91,11 @@ def run_experiment(
         folders = [row.folder for row in report.rows if row.status == "ok" and row.folder is not None]
         records = [unmade(row, report.base_name) for row in report.rows if row.status != "ok"]
         base_outputs = base_outputs_of(report.reference)
+        if not folders and not spec.artifacts:
+            first = next((row for row in report.rows if row.status == "failed"), report.rows[0])
+            raise ConversionError(
+                f"none of {len(report.rows)} recipes could be made: {first.variant}: {first.message}", remedy=first.remedy
+            )
     variants = collect([*folders, *(loaded.resolve(path) for path in spec.artifacts)])
     inputs = base_inputs(variants)
     if dataset is not None and inputs:

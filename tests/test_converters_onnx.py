@@ -217,8 +217,8 @@ def test_what_the_tensors_hold(cnn, tmp_path):
 
 
 def test_granularity_and_range_of_static_weights(cnn, tmp_path):
-    export(cnn, "static_wi8_ai8", tmp_path / "channel")
-    export(cnn, "static_wi8_ai8_per_tensor", tmp_path / "tensor")
+    export(cnn, "static_wi8_ai8_full_range", tmp_path / "channel")
+    export(cnn, "static_wi8_ai8_per_tensor_full_range", tmp_path / "tensor")
     export(cnn, "static_wi8_au8", tmp_path / "reduced")
     kernels = {
         name: [w for w in weights(tmp_path / name / "model.onnx").values() if w.dtype == np.int8 and w.ndim == 4]
@@ -263,6 +263,22 @@ def test_dynamic_keeps_convolutions_in_float_and_says_so(cnn, tmp_path):
     assert ops["ConvInteger"] == 0
     assert ops["MatMulInteger"] + ops["DynamicQuantizeMatMul"] == 1
     assert any("convolutions stay float32" in note for note in exported.notes)
+
+
+def test_an_lstm_keeps_its_signed_weights_within_seven_bits(tmp_path):
+    """ONNX Runtime quantizes LSTM weights to int8 whatever it is told; full-range ones saturate on CPUs without VNNI."""
+    model = models.graph(
+        [("LSTM", ["x", "w", "r"], ["y"], {"hidden_size": 4}), ("Squeeze", ["y", "axis"], ["z"], {})],
+        {"x": (None, 3, 5)},
+        {"z": (None, 3, 4)},
+        {"w": models.random(1, 16, 5, scale=2), "r": models.random(1, 16, 4, scale=2), "axis": np.array([1], np.int64)},
+    )
+    source = models.source(tmp_path / "source", model)
+    exported = export(source, "dynamic_wi8_afp32", tmp_path / "out")
+    signed = [w for w in weights(tmp_path / "out" / "model.onnx").values() if w.dtype == np.int8 and w.ndim == 3]
+    assert signed
+    assert all(np.abs(w).max() <= 64 for w in signed)
+    assert agreement(tmp_path / "out" / "model.onnx", "onnx", exported.signature, source).relative_error < 0.05
 
 
 def test_float16_says_what_it_clipped(tmp_path):

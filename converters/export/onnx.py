@@ -138,6 +138,9 @@ class OnnxToolchain:
                 "convolutions are left out because ONNX Runtime runs dynamic ones (ConvInteger) far slower than float"
             )
         add_pre_process_metadata(model)  # the graph is prepared: no advice needed
+        # Unsigned weights keep all 8 bits: u8×u8 products cannot saturate on x86 CPUs without VNNI, u8×s8 can. An LSTM's
+        # weights are signed whatever is asked for, so there 7 bits have to do.
+        reduced = recipe.reduce_range or before["LSTM"] > 0
         with_words(
             "ONNX Runtime's quantize_dynamic",
             lambda: quantize_dynamic(
@@ -145,9 +148,8 @@ class OnnxToolchain:
                 target,
                 op_types_to_quantize=["MatMul", "LSTM"],
                 per_channel=recipe.granularity == "per_channel",
-                reduce_range=recipe.reduce_range,
-                # Unsigned weights keep all 8 bits: u8×u8 products cannot saturate on x86 CPUs without VNNI, u8×s8 can.
-                weight_type=QuantType.QInt8 if recipe.reduce_range else QuantType.QUInt8,
+                reduce_range=reduced,
+                weight_type=QuantType.QInt8 if reduced else QuantType.QUInt8,
                 extra_options={"MatMulConstBOnly": True, "WeightSymmetric": True},
             ),
         )

@@ -175,9 +175,8 @@ def _static_options(recipe: Recipe, model: Any) -> dict[str, Any]:
 def _static_notes(recipe: Recipe, quantized: Any) -> list[str]:
     """What was quantized. Raises RefusedError when nothing was."""
     types, held = count_types(quantized), weight_dtypes(quantized)
-    eight = held.get("int8", 0) + held.get("uint8", 0)
     notes = []
-    if eight:
+    if held.get("int8"):
         notes.append("weights use 7 of their 8 bits, so that products do not saturate on x86 CPUs without VNNI")
     elif recipe.accuracy_control:
         notes.append("accuracy control gave every weight back to float32")
@@ -232,6 +231,7 @@ def _held_note(recipe: Recipe, held: dict[str, int]) -> str:
         f"constants hold {four} 4-bit, {eight} 8-bit and {held.get('float32', 0) + held.get('float16', 0)} float values"
     )
     if recipe.weights == "i4":
+        note += "" if four else "; no weight of this model could take 4 bits"
         note += "; NNCF gives 4 bits to matrix products only, convolutions and embeddings it leaves at 8"
     return note
 

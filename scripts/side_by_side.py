@@ -60,11 +60,22 @@ def benchmark_app(model: Path, seconds: float) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         argv = [str(BIN / "benchmark_app"), "-m", str(model), "-d", "CPU", "-hint", "none", "-nstreams", "1"]
         argv += ["-nthreads", "1", "-api", "sync", "-t", str(max(1, round(seconds))), "-infer_precision", "f32"]
+        # A free batch is 1, as the harness's agent sets it.
+        argv += ["-shape", ",".join(f"{name}{shape}" for name, shape in static_shapes(model).items())]
         argv += ["-report_type", "no_counters", "-json_stats", "-report_folder", folder]
         run(argv)
         (report,) = Path(folder).glob("*.json")
         results = json.loads(report.read_text())["execution_results"]
     return float(results["latency_median"]), float(results["latency_min"])
+
+
+def static_shapes(model: Path) -> dict[str, list[int]]:
+    import openvino as ov
+
+    inputs = ov.Core().read_model(model).inputs
+    return {
+        item.any_name: [1 if size.is_dynamic else size.get_length() for size in item.partial_shape] for item in inputs
+    }
 
 
 def litert_benchmark(model: Path, seconds: float) -> tuple[float, float]:

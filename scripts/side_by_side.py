@@ -66,7 +66,7 @@ def benchmark_app(model: Path, seconds: float) -> tuple[float, float]:
         run(argv)
         (report,) = Path(folder).glob("*.json")
         results = json.loads(report.read_text())["execution_results"]
-    return float(results["latency_median"]), float(results["latency_min"])
+    return float(results["latency (ms)"]), float(results["min latency"])
 
 
 def static_shapes(model: Path) -> dict[str, list[int]]:

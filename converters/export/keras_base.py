@@ -24,6 +24,8 @@ IMAGE_RANK = 4
 REFERENCE_CHUNK_ROWS = 64
 # What ids of tokens may be when no Embedding layer says how many there are.
 SMALLEST_VOCABULARY = 2
+# A Rescaling layer below this (1/255, 1/127.5) expects raw pixels.
+PIXEL_SCALE = 0.02
 _HOSTILE_OPS = {"ReadFile", "WriteFile", "MatchingFiles", "PyFunc", "PyFuncStateless", "EagerPyFunc"}
 _SERVING = "serving_default"
 
@@ -34,6 +36,7 @@ class LoadedBase:
 
     `call` takes and gives flat lists of tensors in the order of `inputs` and `outputs` and can be traced by TensorFlow.
     `inputs`, `outputs` have batch None unless `fixed_batch`. `vocabulary`: how many token ids an integer input may take.
+    `pixels`: whether the model itself scales images down from 0 … 255. `recurrent`: layers that `unrolled` can unroll.
     """
 
     call: Callable[[Sequence[Any]], list[Any]]
@@ -43,6 +46,7 @@ class LoadedBase:
     variables: list[Any]
     fixed_batch: int | None = None
     vocabulary: int = SMALLEST_VOCABULARY
+    pixels: bool = False
     recurrent: list[Any] = field(default_factory=list)
     keep_alive: Any = None
     notes: tuple[str, ...] = field(default=())
@@ -99,6 +103,7 @@ def _load_keras(path: Path, dims: dict[str, tuple[int, ...]]) -> LoadedBase:
     output_names = _unique(_output_names(model), taken=names)
     inputs = _specs(path, names, [(t.shape, t.dtype) for t in model.inputs], dims)
     outputs = _specs(path, output_names, [(t.shape, t.dtype) for t in model.outputs], None)
+    scales = [layer.scale for layer in _layers(model) if type(layer).__name__ == "Rescaling"]
     vocabularies = [layer.input_dim for layer in _layers(model) if type(layer).__name__ == "Embedding"]
 
     def call(tensors: Sequence[Any]) -> list[Any]:
@@ -113,6 +118,7 @@ def _load_keras(path: Path, dims: dict[str, tuple[int, ...]]) -> LoadedBase:
         variables=[variable.value for variable in model.variables],
         fixed_batch=_batch(path, {tensor.shape[0] for tensor in model.inputs}),
         vocabulary=min(vocabularies, default=SMALLEST_VOCABULARY),
+        pixels=any(0 < np.max(scale) < PIXEL_SCALE for scale in scales),
         recurrent=[layer for layer in _layers(model) if hasattr(layer, "unroll")],
         keep_alive=(model, flat),
     )
@@ -255,6 +261,28 @@ def _settled(path: Path, name: str, rest: tuple[int | None, ...], known: tuple[i
             f"{path}: input {name} leaves the dimensions {rest} free", remedy="give data, whose rows then settle them"
         )
     return settled
+
+
+def frozen(base: LoadedBase, batch: int | None) -> tuple[Any, set[str]]:
+    """The base as a `tf.function` with constants for weights, outputs by name; and the types of its operations.
+
+    Keras 3 graphs also capture eager constants (of Normalization, for one), which converters take for inputs unless they
+    are frozen. Control flow stays in its functional form: recurrent layers need it.
+    """
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    signature = [tf.TensorSpec((batch, *spec.shape[1:]), spec.dtype, name=spec.name) for spec in base.inputs]
+    traced = tf.function(lambda *tensors: base.call(tensors)).get_concrete_function(*signature)
+    constant = convert_variables_to_constants_v2(traced, lower_control_flow=False)
+    names = [spec.name for spec in base.outputs]
+
+    def serve(*tensors: Any) -> dict[str, Any]:
+        result = constant(*tensors)
+        return dict(zip(names, result if isinstance(result, list | tuple) else [result], strict=True))
+
+    operations = {operation.type for operation in constant.graph.get_operations()}
+    return tf.function(serve, input_signature=signature), operations
 
 
 def rows_through(base: LoadedBase, inputs: dict[str, Array]) -> dict[str, Array]:

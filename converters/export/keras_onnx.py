@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from converters.errors import ToolError
-from converters.export.keras_base import LoadedBase
+from converters.export.keras_base import LoadedBase, frozen
 
 BATCH = "batch"
 
@@ -17,19 +17,14 @@ BATCH = "batch"
 def to_onnx(base: LoadedBase, nchw_inputs: Sequence[str], opset: int) -> Any:
     """An `onnx.ModelProto` with the base's names, images in NCHW. Raises ToolError with the tool's words."""
     import onnx
-    import tensorflow as tf
     import tf2onnx
 
     names = [spec.name for spec in base.outputs]
-    signature = [tf.TensorSpec((base.fixed_batch, *spec.shape[1:]), spec.dtype, name=spec.name) for spec in base.inputs]
-
-    def serve(*tensors: Any) -> dict[str, Any]:
-        return dict(zip(names, base.call(tensors), strict=True))
-
+    serve, _ = frozen(base, base.fixed_batch)
     try:
         model, _ = tf2onnx.convert.from_function(
-            tf.function(serve),
-            input_signature=signature,
+            serve,
+            input_signature=serve.input_signature,
             opset=opset,
             inputs_as_nchw=[f"{name}:0" for name in nchw_inputs] or None,
         )

@@ -193,13 +193,15 @@ def _calibration(base: LoadedBase, dataset: Dataset | None, seed: int) -> tuple[
 
 
 def _random_rows(base: LoadedBase, seed: int) -> dict[str, Array]:
-    """Seeded normal rows; token ids for integer inputs."""
+    """Seeded normal rows; token ids for integer inputs, pixels for images where the model expects them."""
     generator = np.random.default_rng(seed)
     rows: dict[str, Array] = {}
     for spec in base.inputs:
         shape = (RANDOM_CALIBRATION_ROWS, *(int(dim or 1) for dim in spec.shape[1:]))
         if np.dtype(spec.dtype).kind in "iub":
             rows[spec.name] = generator.integers(0, base.vocabulary, shape).astype(spec.dtype)
+        elif base.pixels and spec.layout == IMAGE_LAYOUT:
+            rows[spec.name] = generator.uniform(0, 255, shape).astype(spec.dtype)
         else:
             rows[spec.name] = generator.standard_normal(shape, dtype=np.float32).astype(spec.dtype)
     return rows
@@ -218,23 +220,16 @@ def _write_saved_model(base: LoadedBase, folder: Path) -> bool:
     """A SavedModel of batch 1 whose weights are constants; returns whether its graph loops.
 
     Frozen here once, it spares every later conversion the restoring and freezing of variables, and the converters whose
-    own freezing of Keras 3 graphs goes wrong. Control flow stays in its functional form: recurrent layers need it.
+    own freezing of Keras 3 graphs goes wrong.
     """
     import tensorflow as tf
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-    signature = [tf.TensorSpec((1, *spec.shape[1:]), spec.dtype, name=spec.name) for spec in base.inputs]
-    traced = tf.function(lambda *tensors: base.call(tensors)).get_concrete_function(*signature)
-    frozen = convert_variables_to_constants_v2(traced, lower_control_flow=False)
-    names = [spec.name for spec in base.outputs]
+    from converters.export.keras_base import frozen
 
-    def serve(*tensors: Any) -> dict[str, Any]:
-        result = frozen(*tensors)
-        return dict(zip(names, result if isinstance(result, list | tuple) else [result], strict=True))
-
+    serve, operations = frozen(base, batch=1)
     # Gradients of swish and the like are Python closures over the unfrozen graph; inference needs none.
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
     module = tf.Module()
-    module.serve = tf.function(serve, input_signature=signature)
+    module.serve = serve
     tf.saved_model.save(module, str(folder), signatures={"serving_default": module.serve}, options=options)
-    return any(operation.type in _LOOPS for operation in frozen.graph.get_operations())
+    return bool(operations & _LOOPS)

@@ -50,7 +50,7 @@ _GROUPS = (16, 32, 64, 128, 256)
 SUPPORTED: tuple[Support, ...] = (
     Support("tflite", "float", "f32", "f32", "tflite"),
     Support("tflite", "float", "f16", "f32", "tflite"),
-    Support("tflite", "dynamic", "i8", "f32", "tflite", {"granularity": _GRANULARITY}),
+    Support("tflite", "dynamic", "i8", "f32", "tflite"),
     Support("tflite", "static", "i8", "i8", "tflite", {"io": ("float", "int"), "granularity": _GRANULARITY}),
     Support("tflite", "static", "i8", "i16", "tflite", {"io": ("float", "int")}),
     Support("tflite", "dynamic", "i4", "f32", "ai_edge_quantizer"),
@@ -104,6 +104,7 @@ ABSENT: tuple[tuple[dict[str, Any], str], ...] = (
     ({"format": "tflite", "activations": "i16", "granularity": "per_tensor"}, "TFLite's 16x8 mode quantizes convolution weights per channel"),
     ({"format": "tflite", "mode": "static", "calibration": "entropy"}, "the TensorFlow Lite calibrator records minima and maxima only"),
     ({"format": "tflite", "mode": "static", "calibration": "percentile"}, "the TensorFlow Lite calibrator records minima and maxima only"),
+    ({"format": "tflite", "mode": "dynamic", "weights": "i8", "granularity": "per_tensor"}, "LiteRT (2.3) computes NaN with dynamic per-tensor convolution weights"),
     ({"format": "tflite", "weights": "i4", "granularity": "per_tensor"}, "one scale for a whole 4-bit tensor has 16 levels for all channels: not offered"),
     ({"format": "onnx", "activations": "i16"}, "ONNX Runtime's CPU provider has no 16-bit integer kernels: a 16x8 graph would dequantize and compute in float"),
     ({"format": "onnx", "mode": "weight_only", "weights": "i8"}, "ONNX weight-only blocks are written with 4 bits only; 8-bit weights with float activations are dynamic_wi8_afp32"),

@@ -72,7 +72,7 @@ def test_a_fault_costs_exactly_its_variant(tmp_path):
     faults = {
         "fp16": ("sigkill", "Crashed", "SIGKILL: drill: about to be killed"),
         "dynamic_wi8_afp32": ("segfault", "Crashed", "SIGSEGV"),
-        "dynamic_wi8_afp32_per_tensor": ("exit", "Crashed", "exit code 7"),
+        "static_wi8_ai16_int_io": ("exit", "Crashed", "exit code 7"),
         "static_wi8_ai8": ("garbage", "Crashed", "garbage"),
         "static_wi8_ai8_int_io": ("fail", "ToolError", "drill: the tool refuses this model"),
         "static_wi8_ai16": ("disk_full", "DiskFull", "no space left on device"),
@@ -106,9 +106,9 @@ def test_a_hang_is_ended_at_the_time_limit(tmp_path):
 
 
 def test_a_memory_hog_is_ended_at_the_memory_limit(tmp_path):
-    report = drill(tmp_path, {"fp16": "eat_memory"}, memory_limit_bytes=400 * 2**20)
+    report = drill(tmp_path, {"fp16": "eat_memory"}, memory_limit_bytes=160 * 2**20)
     row = report.rows[1]
-    assert (row.error_class, row.message) == ("OutOfMemory", "out of memory: the limit is 400 MiB")
+    assert (row.error_class, row.message) == ("OutOfMemory", "out of memory: the limit is 160 MiB")
     assert row.remedy is not None
     assert status(report)["tflite:static_wi8_ai8"] == "ok"
 

@@ -32,11 +32,11 @@ RECIPES = (
     *(f"{fmt}:fp32" for fmt in FORMATS),
     *(f"{fmt}:static_wi8_ai8" for fmt in FORMATS),
     "tflite:static_wi8_ai8_int_io",
-    "onnx:static_wi8_ai8_reduced_range",
+    "onnx:static_wi8_ai8_full_range",
     "onnx:static_wi8_au8",
 )
 # Eight-bit weights overflow the 16-bit sums of x86 CPUs without VNNI: measured there for the record, not held to the limit.
-FULL_RANGE = ("onnx", "static_wi8_ai8")
+FULL_RANGE = ("onnx", "static_wi8_ai8_full_range")
 MOST_POINTS_LOST, LEAST_RATIO, LEAST_PARAMETERS = 0.5, 3.3, 1_000_000
 PACKAGES = ("tensorflow", "keras", "onnxruntime", "openvino", "nncf", "ai-edge-litert", "tf2onnx", "numpy")
 

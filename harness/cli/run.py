@@ -94,7 +94,8 @@ def run_experiment(
         if not folders and not spec.artifacts:
             first = next((row for row in report.rows if row.status == "failed"), report.rows[0])
             raise ConversionError(
-                f"none of {len(report.rows)} recipes could be made: {first.variant}: {first.message}", remedy=first.remedy
+                f"none of {len(report.rows)} recipes could be made: {first.variant}: {first.message}",
+                remedy=first.remedy,
             )
     variants = collect([*folders, *(loaded.resolve(path) for path in spec.artifacts)])
     inputs = base_inputs(variants)

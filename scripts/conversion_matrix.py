@@ -30,10 +30,13 @@ PACKAGES = ("tensorflow", "keras", "tf2onnx", "onnx", "onnxslim", "onnxruntime",
 FP32_LIMIT = 1e-4
 
 
-def convert(name: str, model: Path, data: Path, preprocessing: dict[str, Any], work: Path) -> dict[str, Any]:
+def convert(
+    name: str, model: Path, data: Path, preprocessing: dict[str, Any], work: Path, timeout_s: float
+) -> dict[str, Any]:
     """One `harness convert … --recipes all --json`, its rows and its wall time in seconds; no cache."""
     command = [str(Path(sys.executable).with_name("harness")), "convert", str(model), "--data", str(data)]
     command += ["--recipes", "all", "--out", str(work / "variants" / name), "--json", "--no-cache"]
+    command += ["--timeout-s", f"{timeout_s:g}"]
     for key in ("scale", "mean"):
         if key in preprocessing:
             value = preprocessing[key]
@@ -141,17 +144,28 @@ def _cell_text(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def measure(models: list[MatrixModel], work: Path) -> dict[str, Any]:
-    """Make and convert the models; a record for `page`."""
-    made = [(spec, *make(spec, work)) for spec in models]
-    runs = [convert(spec.name, model, data, spec.preprocessing, work) for spec, model, data in made]
+def record_of(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """What is known so far, for `page` and for the JSON file."""
     return {
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "versions": versions(),
-        "titles": {spec.name: spec.title for spec in models},
+        "titles": {spec.name: spec.title for spec in MODELS},
         "runs": runs,
     }
+
+
+def measure(models: list[MatrixModel], work: Path, timeout_s: float) -> Path:
+    """Make and convert the models; after each, write what there is: a long run that is stopped loses one model at most."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{record_of([])['date']}-matrix.json"
+    kept = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else []
+    runs = {run["model"]: run for run in kept}
+    for spec in models:
+        runs[spec.name] = convert(spec.name, *make(spec, work), spec.preprocessing, work, timeout_s)
+        ordered = [runs[model.name] for model in MODELS if model.name in runs]
+        path.write_text(json.dumps(record_of(ordered), indent=1) + "\n", encoding="utf-8")
+    return path
 
 
 def main() -> None:
@@ -159,17 +173,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for models, data and variants")
     parser.add_argument("--only", default="", help="names of models, comma-separated")
+    parser.add_argument("--timeout-s", type=float, default=180, help="time limit of one variant")
     parser.add_argument("--page-from", type=Path, help="only write the page, from this JSON")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    if arguments.page_from is None:
+    path = arguments.page_from
+    if path is None:
         wanted = set(filter(None, arguments.only.split(",")))
-        record = measure([m for m in MODELS if not wanted or m.name in wanted], arguments.work)
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        path = RESULTS / f"{record['date']}-matrix.json"
-        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    else:
-        record = json.loads(arguments.page_from.read_text(encoding="utf-8"))
+        path = measure([m for m in MODELS if not wanted or m.name in wanted], arguments.work, arguments.timeout_s)
+    record = json.loads(path.read_text(encoding="utf-8"))
     PAGE.write_text(page(record), encoding="utf-8")
 
 

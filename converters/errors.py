@@ -12,9 +12,11 @@ ConverterError
 from __future__ import annotations
 
 import errno
+import re
 from typing import Any
 
-_DISK_FULL = "no space left on device"
+# Besides the errno: how native tools, and numpy's short writes, word it.
+_DISK_FULL = re.compile(r"no space left on device|\d+ requested and \d+ written", re.IGNORECASE)
 
 
 class ConverterError(Exception):
@@ -57,10 +59,9 @@ def describe_error(error: BaseException) -> dict[str, Any]:
     """An answer for a job that failed: one line, and what kind of failure it is."""
     text = " ".join(str(error).split())
     kind, message, remedy = "tool", text[:500] or type(error).__name__, None
-    if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or _DISK_FULL in text.lower():
-        kind, message = "disk", "the disk is full: no space left on device"
-        remedy = "free some space, or choose another folder for the output (and for the cache: HARNESS_CACHE)"
-    elif isinstance(error, ConverterError):
+    if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or _DISK_FULL.search(text):
+        return disk_full_answer(type(error).__name__)
+    if isinstance(error, ConverterError):
         message, remedy = " ".join(error.message.split()), error.remedy
         kind = (
             "input"
@@ -75,3 +76,14 @@ def describe_error(error: BaseException) -> dict[str, Any]:
     elif isinstance(error, MemoryError):
         message, remedy = "out of memory", "convert with fewer jobs, or on a machine with more memory"
     return {"ok": False, "kind": kind, "class": type(error).__name__, "message": message, "remedy": remedy}
+
+
+def disk_full_answer(error_class: str) -> dict[str, Any]:
+    """The answer for a job that a full disk spoilt, whatever the tool made of it."""
+    return {
+        "ok": False,
+        "kind": "disk",
+        "class": error_class,
+        "message": "the disk is full: no space left on device",
+        "remedy": "free some space, or choose another folder for the output (and for the cache: HARNESS_CACHE)",
+    }

@@ -110,7 +110,11 @@ def convert(
             from converters.scheduler import Scheduler
 
             scheduler = Scheduler(request, base, workshop, shelf, book.settle, book.say)
-            scheduler.run(tasks, want_reference=want_reference)
+            try:
+                scheduler.run(tasks, want_reference=want_reference)
+            except OSError as error:  # of the work folder, so of all that is left; most likely the disk is full
+                for recipe in book.pending():
+                    book.settle(recipe, failed_row(base.name, recipe, describe_error(error)))
             has_reference = has_reference or scheduler.reference_made
             notes = list(dict.fromkeys(scheduler.notes))
         failed = any(row.status == "failed" for row in book.rows())

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.base_model import BaseModel
-from converters.errors import ConversionInputError, ConverterError, describe_error
+from converters.errors import ConversionInputError, ConverterError, describe_error, disk_full_answer
 from converters.export.base import (
     ONNX_MODEL,
     REFERENCE,
@@ -40,6 +40,7 @@ from converters.transfer import write_dataset
 from converters.worker_process import Limits, WorkerLostError, WorkerProcess
 
 PART_ORDER = (SAVED_MODEL, ONNX_MODEL, TFLITE_MODEL, UNROLLED_MODEL)
+FULL_DISK_BYTES = 256 * 2**10
 _POLL_S = 0.1
 
 
@@ -178,17 +179,15 @@ class Scheduler:
                 raise WorkerLostError("Interrupted", "the conversion was interrupted", None)
             self._say(text)
             try:
-                return worker.ask(job)
+                answer = worker.ask(job)
             except WorkerLostError as lost:
                 if lost.cause == "Interrupted":
                     raise
-                return {
-                    "ok": False,
-                    "kind": "tool",
-                    "class": lost.cause,
-                    "message": lost.message,
-                    "remedy": lost.remedy,
-                }
+                answer = describe_error(lost) | {"class": lost.cause}
+        if answer.get("kind") == "tool" and shutil.disk_usage(self._shelf.work).free < FULL_DISK_BYTES:
+            # Native tools say "iostream error", or crash, when a write fails.
+            return disk_full_answer(answer["class"])
+        return answer
 
     # Parts
 
@@ -247,7 +246,10 @@ class Scheduler:
                     raise WorkerLostError("Interrupted", "the conversion was interrupted", None)
             if part.failure is not None:
                 return failed_row(self._base.name, recipe, part.failure)
-        refused = reason(recipe, load_source(self._shelf.source).facts)
+        try:
+            refused = reason(recipe, load_source(self._shelf.source).facts)
+        except ConverterError as error:
+            return failed_row(self._base.name, recipe, describe_error(error))
         if refused is not None:
             return refused_row(self._base.name, recipe, refused)
         started = time.monotonic()

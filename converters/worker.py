@@ -12,6 +12,7 @@ First answer: `{"ready": true}`. A job is `{"do": "part", …}` or `{"do": "expo
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import importlib
 import json
@@ -110,6 +111,12 @@ def _data_notes(data: str, mode: str) -> tuple[str, ...]:
     return (f"{what} on seeded random inputs, since no data were given",)
 
 
+def _log_trace() -> None:
+    """The full trace for the log, which a full disk must not turn into a second failure."""
+    with contextlib.suppress(OSError):
+        traceback.print_exc()
+
+
 def main(config: dict[str, Any]) -> int:
     """Serve jobs until stdin ends."""
     faulthandler.enable()
@@ -125,7 +132,7 @@ def main(config: dict[str, Any]) -> int:
             for module in config["preimports"]:
                 importlib.import_module(module)
         except Exception as error:  # noqa: BLE001  whatever an import may raise, the pipeline is told
-            traceback.print_exc()
+            _log_trace()
             answer(describe_error(error))
             return 1
         answer({"ready": True})
@@ -135,7 +142,7 @@ def main(config: dict[str, Any]) -> int:
                 worker.handle(json.loads(line))
                 answer({"ok": True})
             except Exception as error:  # noqa: BLE001  a tool's failure is an answer; its trace stays in the log
-                traceback.print_exc()
+                _log_trace()
                 answer(describe_error(error))
     return 0
 

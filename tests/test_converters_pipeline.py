@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -215,6 +216,28 @@ def test_a_full_disk_while_publishing_is_a_failed_row(tmp_path, monkeypatch):
     assert [row.status for row in report.rows] == ["ok", "failed", "ok"]
     assert report.rows[1].error_class == "DiskFull"
     assert "free some space" in report.rows[1].remedy
+
+
+def test_a_tool_that_fails_on_a_full_disk_is_not_blamed(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=1000))
+    report = drill(tmp_path, {"fp16": "fail", "static_wi8_ai8": "segfault"})
+    assert [(row.status, row.error_class) for row in report.rows] == [
+        ("ok", None),
+        ("failed", "DiskFull"),
+        ("failed", "DiskFull"),
+    ]
+
+
+def test_data_that_cannot_be_handed_over_fail_every_row(tmp_path, monkeypatch):
+    def short_write(*_args, **_kwargs):
+        raise OSError("784000 requested and 563168 written")
+
+    monkeypatch.setattr(np, "save", short_write)
+    report = drill(tmp_path, {}, dataset=dataset())
+    assert {(row.status, row.error_class) for row in report.rows} == {("failed", "DiskFull")}
+    assert report.reference is None
+    assert not leftovers(tmp_path / "out")
 
 
 def test_a_cache_that_cannot_be_written_is_a_note(tmp_path, monkeypatch):

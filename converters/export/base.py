@@ -116,11 +116,8 @@ class Source:
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "folder"}
         values["inputs"] = [dataclasses.asdict(spec) for spec in self.inputs]
         values["outputs"] = [dataclasses.asdict(spec) for spec in self.outputs]
-        part = self.folder / (SOURCE_NAME + ".part")
-        part.write_text(
-            json.dumps({"schema": SOURCE_SCHEMA, **values}, indent=2, sort_keys=True) + "\n", encoding="utf-8"
-        )
-        part.replace(self.folder / SOURCE_NAME)
+        text = json.dumps({"schema": SOURCE_SCHEMA, **values}, indent=2, sort_keys=True) + "\n"
+        write_whole(self.folder / SOURCE_NAME, text.encode())
 
 
 def _prefixed(data: Any, prefix: str) -> dict[str, Array]:
@@ -129,7 +126,18 @@ def _prefixed(data: Any, prefix: str) -> dict[str, Array]:
 
 def save_facts(folder: Path, part: str, facts: dict[str, Any]) -> None:
     """Write what making one part of a source brought to light."""
-    (folder / (part + FACTS_SUFFIX)).write_text(json.dumps(facts, sort_keys=True) + "\n", encoding="utf-8")
+    write_whole(folder / (part + FACTS_SUFFIX), (json.dumps(facts, sort_keys=True) + "\n").encode())
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """All of it or, on a full disk, nothing: another process may read the file at any time."""
+    draft = path.with_name(path.name + ".part")
+    try:
+        draft.write_bytes(data)
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def load_source(folder: Path) -> Source:

@@ -30,6 +30,7 @@ from converters.export.base import (
     Source,
     load_source,
     save_facts,
+    write_whole,
 )
 from converters.support import (
     FACT_CALIBRATION_LABELS,
@@ -139,7 +140,7 @@ class Preparation:
         base, _ = self._base()
         source = load_source(self._folder)
         model = to_onnx(base, source.nchw_inputs, ONNX_OPSET)
-        (self._folder / ONNX_MODEL).write_bytes(model.SerializeToString())
+        write_whole(self._folder / ONNX_MODEL, model.SerializeToString())
         save_facts(self._folder, ONNX_MODEL, {FACT_CONSTANT_MATMULS: constant_matmuls(model.graph)})
 
     def _make_unrolled(self) -> None:
@@ -163,7 +164,7 @@ class Preparation:
         from converters.export.tflite import convert_float
 
         source = load_source(self._folder)
-        source.tflite.write_bytes(convert_float(source.saved_model))
+        write_whole(source.tflite, convert_float(source.saved_model))
 
     def _make_reference(self) -> None:
         from converters.export.keras_base import rows_through

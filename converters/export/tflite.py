@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.errors import ToolError
-from converters.export.base import TFLITE_MODEL, TOOLCHAINS, Array, Exported, Source
+from converters.export.base import TFLITE_MODEL, TOOLCHAINS, Array, Exported, Source, write_whole
 from converters.export.tflite_file import describe, float_operators, read_model
 from converters.recipe import Recipe
 from converters.support import FACT_UNROLLED_STEPS
@@ -58,7 +58,7 @@ class TfliteToolchain:
         path = folder / TFLITE_MODEL
         if recipe.mode == "float" and recipe.weights == "f32":
             if not self._source.tflite.is_file():
-                self._source.tflite.write_bytes(convert_float(self._source.saved_model))
+                write_whole(self._source.tflite, convert_float(self._source.saved_model))
             shutil.copyfile(self._source.tflite, path)
             return describe(path, self._source)
         notes: list[str] = []

@@ -172,7 +172,7 @@ class WorkerProcess:
                     self.kill()
                     raise WorkerLostError(
                         "TimedOut",
-                        f"no result within the limit of {self._limits.timeout_s:g} s{words}",
+                        f"no result within the limit of {self._limits.timeout_s:g} s{words.replace(': ', '; the tool last said: ', 1)}",
                         "raise the time limit, or leave this recipe out",
                     )
                 if now >= next_look:

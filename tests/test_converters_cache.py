@@ -78,7 +78,7 @@ def _put_many(root: str, content: str) -> None:
 
 def test_two_processes_may_write_at_once(tmp_path):
     folder = filled(tmp_path / "in")
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=_put_many, args=(str(tmp_path), str(folder))) for _ in range(2)]
     for worker in workers:
         worker.start()

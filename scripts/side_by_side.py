@@ -22,6 +22,7 @@ import tempfile
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 BIN = Path(sysconfig.get_path("scripts"))
 ENV = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -97,30 +98,36 @@ def interval(logs: list[float]) -> tuple[float, float]:
     return math.exp(mean - reach), math.exp(mean + reach)
 
 
-def compare(name: str, model: Path, tool: object, pairs: int, seconds: float, rng: random.Random) -> dict[str, object]:
-    medians, least_ours, least_theirs, rows = [], math.inf, math.inf, []
+def compare(name: str, model: Path, tool: Any, pairs: int, seconds: float, rng: random.Random) -> dict[str, Any]:
+    rows: list[dict[str, Any]] = []
     for index in range(pairs):
         order = [("ours", ours), (name, tool)]
         rng.shuffle(order)
-        figures = {who: measure(model, seconds) for who, measure in order}  # type: ignore[operator]
+        figures = {who: measure(model, seconds) for who, measure in order}
         (our_median, our_min), (their_median, their_min) = figures["ours"], figures[name]
-        medians.append(math.log(our_median / their_median))
-        least_ours, least_theirs = min(least_ours, our_min), min(least_theirs, their_min)
         rows.append({"first": order[0][0], "ours_ms": figures["ours"], "theirs_ms": figures[name]})
         print(
             f"{name} {index + 1}/{pairs}: ours {our_median:.3f} ({our_min:.3f}), theirs {their_median:.3f} ({their_min:.3f})"
         )
-    low, high = interval(medians)
+    return summary(name, model.name, rows)
+
+
+def summary(name: str, model: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Ratios ours / theirs. Of minima both the median over pairs, and that of the least of all: extremes of extremes."""
+    medians = [math.log(row["ours_ms"][0] / row["theirs_ms"][0]) for row in rows]
+    minima = [math.log(row["ours_ms"][1] / row["theirs_ms"][1]) for row in rows]
+    least = {who: min(row[f"{who}_ms"][1] for row in rows) for who in ("ours", "theirs")}
     return {
         "tool": name,
-        "model": model.name,
-        "model_bytes": model.stat().st_size,
-        "pairs": pairs,
+        "model": model,
+        "pairs": len(rows),
         "ratio_of_medians": round(math.exp(statistics.fmean(medians)), 4),
+        "ratio_of_medians_95": [round(value, 4) for value in interval(medians)],
         "median_of_ratios": round(math.exp(statistics.median(medians)), 4),
-        "interval_95": [round(low, 4), round(high, 4)],
-        "ratio_of_minima": round(least_ours / least_theirs, 4),
-        "minimum_ms": {"ours": least_ours, "theirs": least_theirs},
+        "ratio_of_minima": round(math.exp(statistics.median(minima)), 4),
+        "ratio_of_minima_95": [round(value, 4) for value in interval(minima)],
+        "ratio_of_least": round(least["ours"] / least["theirs"], 4),
+        "least_ms": least,
         "rows": rows,
     }
 

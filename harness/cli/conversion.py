@@ -50,7 +50,9 @@ def read_data(spec: DataSpec, path: Path, *, seed: int = 0) -> Dataset:
 
     if not path.exists():
         raise SpecError(f"{path}: no such file or folder", remedy="check the path of the data")
-    preprocessing = Preprocessing(**spec.preprocessing.model_dump())
+    # Nothing declared here: what the data declare of themselves holds.
+    declared = spec.preprocessing.model_dump(exclude_defaults=True)
+    preprocessing = Preprocessing(**declared) if declared else None
     return load_dataset(
         path, preprocessing=preprocessing, limit=spec.limit, seed=seed, calibration_size=spec.calibration_size
     )

@@ -20,7 +20,7 @@ def demo(
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Reuse conversions by content.")] = True,
     json_: JsonOption = False,
 ) -> None:
-    """Convert a small trained image classifier to every format and precision, measure all of them here, choose one."""
+    """Convert a small trained image classifier to twenty variants in three formats, measure all of them here, choose one."""
     from importlib import resources
 
     from harness.cli.run import changed, run_experiment

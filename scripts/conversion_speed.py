@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def main() -> None:
         for repeat in range(args.repeats):
             seconds, printed = timed([*plain, f"{folder}/plain{repeat}"])
             times["one_process"].append(seconds)
-            keys = [line.split()[0] for line in printed.splitlines() if ":" in line.split()[0]]
+            keys = re.findall(r"^((?:tflite|onnx|openvino):\S+) [0-9.]+ s ", printed, flags=re.MULTILINE)
             cache = f"{folder}/cache{repeat}"
             seconds, rows = ours(args.model, args.data, cache, f"{folder}/ours{repeat}")
             times["harness"].append(seconds)

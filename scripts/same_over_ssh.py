@@ -43,13 +43,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--run-s", type=float, default=0.5)
+    parser.add_argument("--warmup-s", type=float, default=0.2)
+    parser.add_argument("--cpu", type=int, help="pin the agent to this CPU, on both devices")
     parser.add_argument("--out", type=Path, default=Path("results/fidelity"))
     args = parser.parse_args()
     loaded = load_experiment(ROOT / "harness" / "demo" / "experiment.yaml")
     assert loaded.experiment.data is not None  # noqa: S101
     dataset = read_data(loaded.experiment.data, loaded.resolve(loaded.experiment.data.path))
     protocol = dataclasses.replace(
-        PRESETS["standard"], runs=args.runs, max_runs=args.runs, run_s=args.run_s, warmup_s=0.2, probes=1
+        PRESETS["standard"], runs=args.runs, max_runs=args.runs, run_s=args.run_s, warmup_s=args.warmup_s, probes=1
     )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -68,13 +70,15 @@ def main() -> None:
         server.start()
         try:
             server.trust()
-            remote = server.profile(python=sys.executable)
+            affinity = None if args.cpu is None else (args.cpu,)
+            remote = server.profile(python=sys.executable, affinity=affinity)
+            here = load_profile("local").model_copy(update={"affinity": affinity})
             session = measure(
                 Measurement(
                     name="same-over-ssh",
                     records=[record(variant) for variant in variants],
                     variants={variant.name: variant for variant in variants},
-                    devices=[load_profile("local"), remote],
+                    devices=[here, remote],
                     protocol=protocol,
                     inputs=dataset.inputs,
                     reference=reference_of(dataset, base_outputs_of(report.reference)),
@@ -89,6 +93,8 @@ def main() -> None:
     found = {
         "date": datetime.now(UTC).date().isoformat(),
         "runs": args.runs,
+        "run_s": args.run_s,
+        "cpu": args.cpu,
         "rows": session.row_dicts(),
         **comparison_to_dict(table),
     }

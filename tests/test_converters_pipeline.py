@@ -289,7 +289,15 @@ def test_a_truncated_base_is_the_users_error(tmp_path, content):
         convert(ConversionRequest(base, parse_recipes("tflite:fp32"), tmp_path / "out"))
 
 
-def test_interrupt_keeps_finished_variants_and_leaves_no_process(tmp_path):
+@pytest.fixture
+def interruptible():
+    """Ctrl-C raises KeyboardInterrupt, even when a shell started the tests in the background with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_interrupt_keeps_finished_variants_and_leaves_no_process(tmp_path, interruptible):
     base = write_drill(tmp_path / "drill.keras", {"static_wi8_ai8": "hang"})
     request = ConversionRequest(base, parse_recipes(WORDS), tmp_path / "out", jobs=1)
 

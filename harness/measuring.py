@@ -158,7 +158,7 @@ class Measuring:
             models=tuple(models),
             data=Data(inputs=remote, rows=self.rows, seed=self.plan.seed),
             threads=self.threads,
-            affinity=device.profile.affinity,
+            affinity=device.profile.pinned_to,
             precision=self.precision,
         )
 

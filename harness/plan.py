@@ -131,13 +131,19 @@ class Plan:
         return tuple(jobs)
 
     def latencies(self, round_: int, healthy: Mapping[tuple[str, str], Collection[str]]) -> tuple[LatencyJob, ...]:
-        """One run of each target that `healthy` (device and engine → variants) still names, in random order."""
-        jobs = [
-            self.latency(target, round_, healthy.get(target.key, ()))
-            for target in self.targets
-            if healthy.get(target.key)
-        ]
-        self._random("latency", round_).shuffle(jobs)
+        """One run of each target that `healthy` (device and engine → variants) still names.
+
+        Engines come in random order, and the devices of an engine one after the other, in random order too: what is
+        compared between devices is measured as near in time as can be.
+        """
+        chance = self._random("latency", round_)
+        jobs = []
+        engines = sorted({target.engine for target in self.targets})
+        for engine in chance.sample(engines, len(engines)):
+            targets = [target for target in self.targets if target.engine == engine and healthy.get(target.key)]
+            jobs += [
+                self.latency(target, round_, healthy[target.key]) for target in chance.sample(targets, len(targets))
+            ]
         return tuple(jobs)
 
     def latency(self, target: Target, round_: int, healthy: Collection[str], retry: int = 0) -> LatencyJob:

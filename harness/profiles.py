@@ -15,11 +15,18 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from harness.errors import SpecError
+from harness.profile_parts import Arch, Cluster, Emulator, Engine, Knob, Power, Thermal
 from harness.yamlfile import Location, read_yaml, suggest, validate
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SSH_URL = re.compile(r"ssh://(?:(?P<user>[^@/:]+)@)?(?P<host>\[[0-9A-Fa-f:.]+\]|[^@/:\[\]]+)(?::(?P<port>\d+))?/?")
 MAX_EXTENDS = 8
+# Keys that mean something for some transports only.
+_KEYS_OF = {
+    ("ssh", "adb"): ("host", "port"),
+    ("ssh",): ("user", "identity_file", "known_hosts"),
+    ("adb",): ("adb_route", "serial", "adb_key", "adb_server"),
+}
 
 
 class DeviceProfile(BaseModel):
@@ -29,9 +36,28 @@ class DeviceProfile(BaseModel):
 
     name: str = Field(description="How rows and reports call the device.")
     description: str = Field(default="", description="One line for people.")
-    transport: Literal["local", "ssh"] = Field(description="How the device is reached.")
-    host: str | None = Field(default=None, description="ssh: host name or address.")
-    port: int | None = Field(default=None, ge=1, le=65535, description="ssh: port (default 22).")
+    transport: Literal["local", "ssh", "adb"] = Field(description="How the device is reached.")
+    host: str | None = Field(
+        default=None, description="ssh: host name or address; adb: the same, for a direct connection."
+    )
+    port: int | None = Field(
+        default=None,
+        ge=1,
+        le=65535,
+        description="ssh: port (default 22); adb: port of a direct connection (default 5555).",
+    )
+    adb_route: Literal["auto", "direct", "server", "usb"] = Field(
+        default="auto",
+        description="adb: direct: TCP to `host`; server: through the adb server (USB phones, wireless debugging); usb: USB"
+        " without a server. auto: direct with a `host`, else the server.",
+    )
+    serial: str | None = Field(default=None, description="adb: which of several devices, as `adb devices` names it.")
+    adb_key: str | None = Field(
+        default=None, description="adb: private key (default ~/.android/adbkey, made when missing)."
+    )
+    adb_server: str | None = Field(
+        default=None, description="adb: host:port of the adb server (default 127.0.0.1:5037)."
+    )
     user: str | None = Field(default=None, description="ssh: user (default: the user running the harness).")
     identity_file: str | None = Field(
         default=None, description="ssh: private key; without it the agent and ~/.ssh are asked."
@@ -39,14 +65,23 @@ class DeviceProfile(BaseModel):
     known_hosts: str | None = Field(
         default=None, description="ssh: file with the host's key (default ~/.ssh/known_hosts)."
     )
+    arch: Arch | None = Field(default=None, description="Architecture, as `uname -m` says; without it, asked.")
+    runtime: Literal["auto", "own", "bundle"] = Field(
+        default="auto",
+        description="own: the device's own Python and engines; bundle: the pushed runtime, nothing of the device's. auto: local:"
+        " own; adb: bundle; ssh: own where Python, numpy and an engine are installed, else bundle.",
+    )
+    bundle: str | None = Field(
+        default=None, description="File of the bundle to push (default: the last one built for the architecture)."
+    )
     python: str | None = Field(
         default=None,
-        description="Interpreter on the device that has numpy and an engine (local: this one; ssh: python3).",
+        description="runtime own: interpreter on the device that has numpy and an engine (local: this one; else: python3).",
     )
     work_folder: str | None = Field(
         default=None, description="Where files go on the device (default: under the user's cache)."
     )
-    engines: tuple[Literal["litert", "onnxruntime", "openvino"], ...] = Field(
+    engines: tuple[Engine, ...] = Field(
         default=("litert", "onnxruntime", "openvino"), description="Engines the device may use."
     )
     keep_uploads: bool = Field(
@@ -59,7 +94,19 @@ class DeviceProfile(BaseModel):
     emulated: bool = Field(
         default=False, description="True for an emulator: its latency is never graded better than C."
     )
-    affinity: tuple[int, ...] | None = Field(default=None, description="CPU numbers the agent is pinned to.")
+    clusters: tuple[Cluster, ...] = Field(default=(), description="The device's CPUs by kind, slowest first.")
+    affinity: tuple[int, ...] | str | None = Field(
+        default=None, description="CPU numbers the agent is pinned to, or the name of one of `clusters`."
+    )
+    thermal: Thermal = Field(default=Thermal(), description="When the device is too hot to be measured.")
+    power: Power = Field(default=Power(), description="Where energy is read.")
+    may_change: tuple[Knob, ...] = Field(
+        default=(), description="What may be changed on the device while it is measured; it is put back at the end."
+    )
+    quirks: tuple[str, ...] = Field(default=(), description="What is known to be odd about the device, for people.")
+    emulator: Emulator | None = Field(
+        default=None, description="For a device that the harness starts and stops itself."
+    )
     environment: dict[str, str] = Field(default_factory=dict, description="Environment variables for the agent.")
     connect_timeout_s: float = Field(default=10.0, gt=0, le=120, description="Seconds to wait for a connection.")
 
@@ -67,13 +114,31 @@ class DeviceProfile(BaseModel):
     def _check(self) -> DeviceProfile:
         if not _NAME.fullmatch(self.name):
             raise ValueError(f"name {self.name!r}: use letters, digits, dot, dash and underscore, 64 at most")
-        if self.transport == "ssh" and not self.host:
+        if self.transport == "ssh" and not self.host and self.emulator is None:
             raise ValueError("an ssh device needs 'host'")
-        if self.transport != "ssh":
-            given = [key for key in ("host", "port", "user", "identity_file", "known_hosts") if getattr(self, key)]
-            if given:
-                raise ValueError(f"'{given[0]}' only goes with transport: ssh")
+        if self.adb_route == "direct" and not self.host and self.emulator is None:
+            raise ValueError("adb_route: direct needs 'host'")
+        for transport, keys in _KEYS_OF.items():
+            given = [key for key in keys if getattr(self, key) not in (None, "auto")]
+            if given and self.transport not in transport:
+                raise ValueError(f"'{given[0]}' only goes with transport: {' or '.join(transport)}")
+        if isinstance(self.affinity, str) and self.affinity not in {cluster.name for cluster in self.clusters}:
+            raise ValueError(f"affinity: '{self.affinity}' is none of the clusters")
+        if self.emulator is not None and not self.emulated:
+            raise ValueError("a device with 'emulator' is emulated: true")
         return self
+
+    @property
+    def pinned_to(self) -> tuple[int, ...] | None:
+        """The CPU numbers the agent is pinned to; a cluster's name is resolved."""
+        if isinstance(self.affinity, str):
+            return next(cluster.cpus for cluster in self.clusters if cluster.name == self.affinity)
+        return self.affinity
+
+    @property
+    def counts_instructions(self) -> bool:
+        """True for the deterministic guest: its times are virtual time, never latency."""
+        return self.emulator is not None and self.emulator.icount_shift is not None
 
 
 def search_folders() -> list[Path]:
@@ -105,9 +170,11 @@ def find_profile(name: str, base_folder: Path | None = None) -> Path:
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Key by key; sets of keys (environment, thermal, power, emulator) too."""
     merged = {**base, **over}
-    if isinstance(base.get("environment"), dict) and isinstance(over.get("environment"), dict):
-        merged["environment"] = {**base["environment"], **over["environment"]}
+    for key, value in over.items():
+        if isinstance(value, dict) and isinstance(base.get(key), dict):
+            merged[key] = {**base[key], **value}
     return merged
 
 
@@ -117,7 +184,7 @@ def _resolve(data: Any, path: Path, depth: int = 0) -> dict[str, Any]:
         raise SpecError(f"{path}: a device profile is a set of keys, found {type(data).__name__}")
     parent = data.get("extends")
     own = {key: value for key, value in data.items() if key != "extends"}
-    for key in ("identity_file", "known_hosts"):
+    for key in ("identity_file", "known_hosts", "adb_key", "bundle"):
         if isinstance(own.get(key), str):
             own[key] = str(_beside(own[key], path))
     if parent is None:

@@ -17,6 +17,7 @@ FLOW = [
     {"harness.errors", "harness.units", "harness.yamlfile"},
     {"harness.agent"},
     {"harness.records", "harness.row"},
+    {"harness.profile_parts"},
     {"harness.plan", "harness.profiles", "harness.stats", "harness.collectors"},
     {"harness.experiment", "harness.devices"},
     {

@@ -13,15 +13,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from converters.variant import Variant, sha256_file
 from harness.agent.protocol import Job, Model, Tensor, encode_job
 from harness.devices.facts import EXTRA_OF_ENGINE, PACKAGE_OF_ENGINE, facts_of, host_id
+from harness.devices.runtime import Runtime, prepare_runtime
 from harness.devices.transport import Process, Transport, open_transport
 from harness.errors import DeviceError, TransportError
 from harness.profiles import DeviceProfile
 from harness.records import DeviceRecord, Failure
+
+if TYPE_CHECKING:
+    from harness.devices.emulators import RunningEmulator
 
 DEFAULT_WORK_FOLDER = "~/.cache/ondevice-harness"
 INSPECT_TIMEOUT_S = 60.0
@@ -35,16 +39,6 @@ def failure_of(error: DeviceError) -> Failure:
     return Failure(error.where, type(error).__name__, error.message, error.remedy, error.transient)
 
 
-def _interpreter(profile: DeviceProfile) -> str:
-    if profile.python is not None:
-        return profile.python
-    if profile.transport == "local":
-        import sys
-
-        return sys.executable
-    return "python3"
-
-
 def _work_folder(profile: DeviceProfile) -> str:
     if profile.work_folder is not None:
         return profile.work_folder
@@ -56,11 +50,17 @@ class Device:
     """A connected device. Make one with `Device.open`; `close` cleans up on it."""
 
     def __init__(
-        self, profile: DeviceProfile, transport: Transport, session: str | None, opener: OpenTransport
+        self,
+        profile: DeviceProfile,
+        transport: Transport,
+        session: str | None,
+        opener: OpenTransport,
+        emulator: RunningEmulator | None = None,
     ) -> None:
         self.profile = profile
         self.transport = transport
-        self.python = _interpreter(profile)
+        self._emulator = emulator
+        self.runtime: Runtime = prepare_runtime(profile, transport)
         self._session = session
         self._opener = opener
         self._verified: dict[str, str] = {}
@@ -70,7 +70,7 @@ class Device:
         raw = self._ask(do="inspect", work=_work_folder(profile), session=session)
         if tuple(int(part) for part in str(raw["python"]).split(".")[:2]) < MIN_PYTHON:
             raise DeviceError(
-                f"{profile.name}: {self.python} is Python {raw['python']}, the agent needs 3.10 or newer",
+                f"{profile.name}: {self.runtime.label} is Python {raw['python']}, the agent needs 3.10 or newer",
                 remedy="give a newer interpreter as 'python' in the device profile",
             )
         self.work = str(raw["work"])
@@ -87,33 +87,53 @@ class Device:
     def open(
         cls, profile: DeviceProfile, session: str | None = None, *, opener: OpenTransport = open_transport
     ) -> Device:
-        """Connect and look around. With `session`, a folder of that name is made for it. Raises DeviceError."""
-        transport = opener(profile)
+        """Start it if it is an emulator, connect, look around. With `session`, a folder of that name is made for it.
+
+        Raises DeviceError.
+        """
+        emulator = None
+        if profile.emulator is not None:
+            from harness.devices.emulators import start_emulator
+
+            emulator = start_emulator(profile)
+            profile = emulator.profile
+        transport = None
         try:
-            return cls(profile, transport, session, opener)
+            transport = opener(profile)
+            return cls(profile, transport, session, opener, emulator)
         except BaseException:
-            transport.close()
+            if transport is not None:
+                transport.close()
+            if emulator is not None:
+                emulator.stop()
             raise
 
     def reopen(self) -> None:
         """Connect anew after a lost connection. Raises DeviceError."""
         self.transport.close()
+        if self._emulator is not None:
+            self.profile = self._emulator.revive()
         self.transport = self._opener(self.profile)
         self._ask(do="inspect", work=self.work, session=self._session)
 
     def _ask(self, **request: Any) -> dict[str, Any]:
         """Run `on_device.py` there. Raises TransportError with the device's own words."""
         script = resources.files("harness.devices").joinpath("on_device.py").read_bytes()
-        done = self.transport.run([self.python, "-", json.dumps(request)], timeout=INSPECT_TIMEOUT_S, stdin=script)
+        done = self.transport.run(
+            [*self.runtime.argv, "-", json.dumps(request)],
+            timeout=INSPECT_TIMEOUT_S,
+            stdin=script,
+            env=self.runtime.env,
+        )
         remedy = "check 'python' in the device profile: it must be Python 3.8 or newer"
         if done.returncode != 0:
             words = done.stderr.decode("utf-8", "replace").strip()[-500:]
-            raise TransportError(f"{self.profile.name}: {self.python} failed: {words}", remedy=remedy)
+            raise TransportError(f"{self.profile.name}: {self.runtime.label} failed: {words}", remedy=remedy)
         try:
             answer = json.loads(done.stdout)
         except ValueError as error:
             raise TransportError(
-                f"{self.profile.name}: {self.python} gave no answer: {done.stdout[:200]!r}", remedy=remedy
+                f"{self.profile.name}: {self.runtime.label} gave no answer: {done.stdout[:200]!r}", remedy=remedy
             ) from error
         if not isinstance(answer, dict) or "error" in answer:
             raise TransportError(
@@ -142,8 +162,10 @@ class Device:
         return Failure(
             "device",
             "EngineMissing",
-            f"{self.profile.name} has no {engine} for {self.python}",
-            f"install the extra '{EXTRA_OF_ENGINE[engine]}': {self.python} -m pip install {package}",
+            f"{self.profile.name} has no {engine} for {self.runtime.label}",
+            f"install the extra '{EXTRA_OF_ENGINE[engine]}': {self.runtime.argv[0]} -m pip install {package}"
+            if self.runtime.kind == "own"
+            else f"build a bundle with it: harness bundle build --engines {engine},…",
         )
 
     def deploy(self, files: Mapping[str, Path]) -> str:
@@ -186,10 +208,11 @@ class Device:
         if self._agent is None:
             package = Path(str(resources.files("harness.agent")))
             self._agent = self.deploy({f"agent/{path.relative_to(package)}": path for path in package.rglob("*.py")})
-        argv = [self.python, "-m", "agent"]
+        argv = [*self.runtime.argv, "-m", "agent"]
         if self.profile.transport == "local":
             argv.append("--die-with-parent")
-        env = {**self.profile.environment, "PYTHONPATH": self._agent}
+        env = {**self.runtime.env, **self.profile.environment}
+        env["PYTHONPATH"] = ":".join(filter(None, (self._agent, env.get("PYTHONPATH"))))
         return self.transport.start(argv, stdin=encode_job(job).encode() + b"\n", cwd=self.folder, env=env)
 
     def close(self) -> None:
@@ -205,6 +228,8 @@ class Device:
             )
         finally:
             self.transport.close()
+            if self._emulator is not None:
+                self._emulator.stop()
 
     def failed(self, error: DeviceError) -> DeviceRecord:
         """This device's record once it has failed for good."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -167,5 +168,16 @@ class OpenVINO:
 
 
 def create() -> OpenVINO:
-    """Import OpenVINO. Raises ImportError."""
-    return OpenVINO(importlib.import_module("openvino"))  # absolute: not this module, which has the same name
+    """Import OpenVINO. Raises ImportError.
+
+    The package imports its model converter where it can (two thirds of the time its import takes, telemetry among it), and
+    does without where it cannot. The agent converts nothing, so meanwhile there is no converter.
+    """
+    absent = "openvino.tools" not in sys.modules
+    if absent:
+        sys.modules["openvino.tools"] = None  # type: ignore[assignment] # what Python takes for "cannot be imported"
+    try:
+        return OpenVINO(importlib.import_module("openvino"))  # absolute: not this module, which has the same name
+    finally:
+        if absent:
+            del sys.modules["openvino.tools"]

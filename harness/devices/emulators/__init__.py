@@ -1,0 +1,32 @@
+"""Devices that the harness starts and stops itself: QEMU guests, an empty root under qemu-user, Android virtual devices.
+
+`start_emulator` gives a RunningEmulator whose profile says how to reach it; `harness.devices.device` stops it at the end.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from harness.profiles import DeviceProfile
+
+__all__ = ["RunningEmulator", "start_emulator"]
+
+
+class RunningEmulator(Protocol):
+    """An emulator that answers."""
+
+    @property
+    def profile(self) -> DeviceProfile:
+        """The profile it was started from, completed with the address, port and keys to reach it."""
+
+    def revive(self) -> DeviceProfile:
+        """Start it again if it has died; how to reach it now. Raises DeviceError."""
+
+    def stop(self) -> None:
+        """End it and remove what it left. Harmless twice, and after it has died."""
+
+
+def start_emulator(profile: DeviceProfile) -> RunningEmulator:
+    """Start the emulator that `profile.emulator` describes, and wait until it answers. Raises DeviceError."""
+    raise AssertionError(profile)

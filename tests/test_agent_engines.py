@@ -1,6 +1,7 @@
 """The three engines on tiny artifacts (tests/data/make_agent_fixtures.py), in this process."""
 
 import importlib.util
+import subprocess
 import sys
 import types
 
@@ -142,6 +143,17 @@ def test_openvino_runs_in_f32_and_fixes_the_batch():
     assert facts["reshaped_to_fixed"] is True
     assert session.tensors()[0][0].shape == (1, 1, 8, 8)
     assert session.cpu_clock == "process"
+
+
+def test_openvino_is_imported_without_its_converter_and_leaves_it_importable():
+    code = (
+        "import sys, harness.agent.engines.openvino as ours\n"
+        "ours.create()\n"
+        "assert not [name for name in sys.modules if name.startswith(('openvino.tools', 'openvino_telemetry'))]\n"
+        "import openvino.tools.ovc"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_more_threads_need_the_process_clock():

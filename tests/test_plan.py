@@ -56,6 +56,22 @@ def test_rounds_are_complete_blocks(seed: int, round_: int, healthy: set[str]) -
         assert all(sorted(block) == expected for block in job.order)
 
 
+def test_devices_of_an_engine_are_measured_one_after_the_other() -> None:
+    names = tuple(ENGINES["here"])
+    both = make_plan(FORMATS, {"here": names, "board": names}, MeasurementProtocol(), seed=3, evaluate=False)
+    healthy = {target.key: target.variants for target in both.targets}
+    orders = []
+    for round_ in range(30):
+        jobs = both.latencies(round_, healthy)
+        pairs = [(jobs[i], jobs[i + 1]) for i in range(0, len(jobs), 2)]
+        assert all(one.engine == two.engine and one.device != two.device for one, two in pairs)
+        orders.append(tuple((one.engine, one.device) for one, _ in pairs))
+    # Engines in every order, and each device first about half of the time.
+    assert len({tuple(engine for engine, _ in order) for order in orders}) == 6
+    firsts = Counter(device for order in orders for _, device in order)
+    assert 30 <= firsts["here"] <= 60
+
+
 def test_positions_are_balanced() -> None:
     firsts = Counter(
         block[0]

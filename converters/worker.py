@@ -27,7 +27,7 @@ from typing import Any
 from converters.errors import describe_error
 from converters.export.base import Toolchain, load_source
 from converters.ledger import gzip_size_bytes, size_bytes
-from converters.recipe import recipe_from_dict
+from converters.recipe_words import recipe_from_dict
 from converters.variant import Manifest, save_manifest, sha256_file
 
 _PARENT_POLL_S = 0.5

@@ -13,7 +13,7 @@ import pytest
 from converters.dataset import dataset_from_arrays, load_dataset
 from converters.errors import ConversionInputError
 from converters.pipeline import ConversionRequest, convert
-from converters.recipe import parse_recipes
+from converters.recipe_words import parse_recipes
 from converters.variant import load_variant
 
 pytestmark = [pytest.mark.convert, pytest.mark.slow]

@@ -19,7 +19,8 @@ from converters.export import onnx_ranges
 from converters.export.onnx import OnnxToolchain
 from converters.export.onnx_graph import count_ops, prepare, signature, weight_dtypes
 from converters.export.onnx_ranges import ActivationRanges, BatchReader, entropy_range, percentile_range
-from converters.recipe import matrix, parse_recipes
+from converters.recipe import matrix
+from converters.recipe_words import parse_recipes
 
 FP32_LIMIT = 1e-5
 

@@ -19,7 +19,8 @@ from converters.export.openvino import OpenvinoToolchain, _compact
 from converters.export.openvino_graph import _free_batch, has_attention, read_base, run, signature, weight_dtypes
 from converters.export.openvino_metric import CalibrationMetric
 from converters.pipeline import ConversionRequest, convert
-from converters.recipe import matrix, parse_recipes
+from converters.recipe import matrix
+from converters.recipe_words import parse_recipes
 from converters.variant import TensorSpec, load_variant
 
 FP32_LIMIT = 1e-4

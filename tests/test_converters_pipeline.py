@@ -22,7 +22,7 @@ from converters.errors import BaseModelError, ConversionInputError
 from converters.export.faults import drill_workshop, write_drill
 from converters.jobs import ConversionEvent, ConversionReport
 from converters.pipeline import ConversionRequest, convert
-from converters.recipe import parse_recipes
+from converters.recipe_words import parse_recipes
 from converters.shelf import Shelf
 from converters.variant import load_variant
 
@@ -318,7 +318,7 @@ def test_workers_end_when_the_pipeline_is_killed(tmp_path):
 from pathlib import Path
 from converters.export.faults import drill_workshop
 from converters.pipeline import ConversionRequest, convert
-from converters.recipe import parse_recipes
+from converters.recipe_words import parse_recipes
 p = Path({str(tmp_path)!r})
 convert(ConversionRequest(p / "drill.keras", parse_recipes("tflite:fp32"), p / "out"), print, workshop=drill_workshop())
 """

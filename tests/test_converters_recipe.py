@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from converters.errors import RecipeError
-from converters.recipe import CHOICES, make_recipe, matrix, parse_name, parse_recipes, recipe_from_dict
+from converters.recipe import CHOICES, make_recipe, matrix, parse_name
+from converters.recipe_words import parse_recipes, recipe_from_dict
 from converters.support import ABSENT, SUPPORTED, reason, support, toolchain_of
 from converters.variant import FORMATS
 

@@ -231,7 +231,7 @@ TOOLCHAINS: dict[str, ToolchainInfo] = {
             "converters.export.onnx:OnnxToolchain",
             (ONNX_MODEL,),
             ("onnx", "onnxruntime", "onnxruntime.quantization"),
-            ("onnx", "onnxruntime", "onnxslim", "onnxconverter-common", "tf2onnx", "tensorflow", "keras"),
+            ("onnx", "onnxruntime", "onnxslim", "tf2onnx", "tensorflow", "keras"),
         ),
         ToolchainInfo(
             "openvino",

@@ -32,7 +32,7 @@ class ConversionLimits:
 
 def read_recipes(words: str | Sequence[str | dict[str, Any]]) -> list[Recipe]:
     """Recipes from 'all', names, `format:name`, mappings, or a YAML file of these. Raises SpecError, RecipeError."""
-    from converters.recipe import parse_recipes
+    from converters.recipe_words import parse_recipes
 
     if isinstance(words, str) and words.endswith((".yaml", ".yml")):
         from harness.yamlfile import read_yaml

@@ -10,7 +10,12 @@ import typer
 from harness.cli.common import DEFAULT_RESULTS, JsonOption, ResultsOption, StoreOption, guarded
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from converters.dataset import Dataset
     from harness.experiment import LoadedExperiment
+    from harness.records import VariantRecord
 
 
 @guarded
@@ -61,42 +66,22 @@ def run_experiment(
     loaded: LoadedExperiment, *, results: Path, store_url: str | None, out: Path | None, use_cache: bool, as_json: bool
 ) -> int:
     """Carry out an experiment; the exit code."""
-    from harness.cli import conversion
-    from harness.cli.artifacts import base_inputs, collect, record, unmade
-    from harness.cli.session import Measurement, base_outputs_of, finish, measure, reference_of
+    from harness.cli.artifacts import base_inputs, collect, record
+    from harness.cli.conversion import read_data
+    from harness.cli.session import Measurement, finish, measure, reference_of
     from harness.cli.show import constraints_of
-    from harness.errors import ConversionError
 
     spec = loaded.experiment
     dataset = None
     if spec.data is not None:
-        dataset = conversion.read_data(spec.data, loaded.resolve(spec.data.path), seed=spec.seed)
-    records, folders, base_outputs = [], [], None
+        dataset = read_data(spec.data, loaded.resolve(spec.data.path), seed=spec.seed)
+    folders: list[Path] = []
+    records: list[VariantRecord] = []
+    base_outputs = None
     if spec.base is not None:
-        report = conversion.convert_base(
-            loaded.resolve(spec.base),
-            conversion.read_recipes(spec.recipes),
-            out or results / "variants" / spec.name,
-            dataset=dataset,
-            limits=conversion.ConversionLimits(
-                jobs=spec.conversion.jobs,
-                timeout_s=spec.conversion.timeout_s,
-                memory_limit_bytes=spec.conversion.memory_limit,
-                use_cache=use_cache,
-            ),
-            seed=spec.seed,
-            name=spec.base_name,
-            quiet=as_json,
+        folders, records, base_outputs = _converted(
+            loaded, dataset, out or results / "variants" / spec.name, use_cache=use_cache, quiet=as_json
         )
-        folders = [row.folder for row in report.rows if row.status == "ok" and row.folder is not None]
-        records = [unmade(row, report.base_name) for row in report.rows if row.status != "ok"]
-        base_outputs = base_outputs_of(report.reference)
-        if not folders and not spec.artifacts:
-            first = next((row for row in report.rows if row.status == "failed"), report.rows[0])
-            raise ConversionError(
-                f"none of {len(report.rows)} recipes could be made: {first.variant}: {first.message}",
-                remedy=first.remedy,
-            )
     variants = collect([*folders, *(loaded.resolve(path) for path in spec.artifacts)])
     inputs = base_inputs(variants)
     if dataset is not None and inputs:
@@ -120,3 +105,40 @@ def run_experiment(
         quiet=as_json,
     )
     return finish(measured, results, as_json=as_json, constraints=constraints_of(spec.constraints))
+
+
+def _converted(
+    loaded: LoadedExperiment, dataset: Dataset | None, out: Path, *, use_cache: bool, quiet: bool
+) -> tuple[list[Path], list[VariantRecord], NDArray[np.float32] | None]:
+    """Folders of the variants made, records of those that were not, the base's outputs. Raises when there are none."""
+    from harness.cli import conversion
+    from harness.cli.artifacts import unmade
+    from harness.cli.session import base_outputs_of
+    from harness.errors import ConversionError
+
+    spec = loaded.experiment
+    assert spec.base is not None  # noqa: S101 - the caller has looked
+    report = conversion.convert_base(
+        loaded.resolve(spec.base),
+        conversion.read_recipes(spec.recipes),
+        out,
+        dataset=dataset,
+        limits=conversion.ConversionLimits(
+            jobs=spec.conversion.jobs,
+            timeout_s=spec.conversion.timeout_s,
+            memory_limit_bytes=spec.conversion.memory_limit,
+            use_cache=use_cache,
+        ),
+        seed=spec.seed,
+        name=spec.base_name,
+        quiet=quiet,
+    )
+    folders = [row.folder for row in report.rows if row.status == "ok" and row.folder is not None]
+    if not folders and not spec.artifacts:
+        first = next((row for row in report.rows if row.status == "failed"), report.rows[0])
+        raise ConversionError(
+            f"none of {len(report.rows)} recipes could be made: {first.variant}: {first.message}",
+            remedy=first.remedy,
+        )
+    records = [unmade(row, report.base_name) for row in report.rows if row.status != "ok"]
+    return folders, records, base_outputs_of(report.reference)

@@ -52,6 +52,7 @@ class Outcome:
     evaluations: list[Evaluation] = field(default_factory=list)
     retried: list[dict[str, Any]] = field(default_factory=list)
     requested: dict[str, Any] = field(default_factory=dict)
+    conditions: dict[str, Any] = field(default_factory=dict)
     error: DeviceError | None = None
     interrupted: bool = False
     reopening: bool = False
@@ -62,8 +63,16 @@ class Outcome:
         return self.error is not None and (self.error.transient or self.reopening)
 
 
-def carry_out(device: Device, work: Work, outcome: Outcome, *, retrying: Callable[[DeviceError, float], None]) -> None:
-    """Do the work and fill in `outcome`. `retrying` is told of an error and the pause (s) to make before the next try.
+def carry_out(
+    device: Device,
+    work: Work,
+    outcome: Outcome,
+    *,
+    retrying: Callable[[DeviceError, float], None],
+    cool: Callable[[], dict[str, Any] | None] = lambda: None,
+) -> None:
+    """Do the work and fill in `outcome`. `retrying` is told of an error and the pause (s) to make before the next try;
+    `cool` waits until the device is cool enough, and says what to record of that.
 
     Whatever else is raised (KeyboardInterrupt above all) leaves the agent killed and `outcome.interrupted` set.
     """
@@ -74,7 +83,7 @@ def carry_out(device: Device, work: Work, outcome: Outcome, *, retrying: Callabl
                 outcome.reopening = True
                 device.reopen()
             outcome.error, outcome.reopening = None, False
-            _once(device, work, outcome)
+            _once(device, work, outcome, cool)
         except DeviceError as error:
             outcome.error = error
             if not error.transient or pause_s is None:
@@ -89,8 +98,12 @@ def carry_out(device: Device, work: Work, outcome: Outcome, *, retrying: Callabl
             return
 
 
-def _once(device: Device, work: Work, outcome: Outcome) -> None:
+def _once(device: Device, work: Work, outcome: Outcome, cool: Callable[[], dict[str, Any] | None]) -> None:
     job = work.build()
+    outcome.conditions = {"knobs": dict(device.preflight.outcomes), "cool_down": cool()}
+    limit_c = device.profile.thermal.limit_c
+    if limit_c is not None:
+        outcome.conditions["limit_c"] = limit_c
     outcome.requested = {"threads": job.threads, "precision": job.precision, "affinity": job.affinity}
     process = device.start_agent(job)
     try:
@@ -151,6 +164,7 @@ def to_run(outcome: Outcome, work: Work, *, run_id: str, session_id: str, device
         status = "failed"
     environment = transcript.environment()
     environment["requested"] = outcome.requested
+    environment |= {key: value for key, value in outcome.conditions.items() if value}
     if outcome.retried:
         environment["retried"] = outcome.retried
     return Run(

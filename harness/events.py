@@ -8,6 +8,8 @@ from dataclasses import dataclass
 # Kinds of event.
 CONNECTED = "connected"  # a device answered
 UNREACHABLE = "unreachable"  # a device did not, or was lost for good
+WARNING = "warning"  # something may disturb the measurement on a device
+COOLING = "cooling"  # a device is too hot for the next run, and is waited for
 STARTED = "started"  # a run begins
 FINISHED = "finished"  # a run ended well and is stored
 FAILED = "failed"  # a run, or a variant in it, failed; stored too

@@ -20,7 +20,7 @@ from harness.agent.protocol import ENGINE_OF_FORMAT, Data, Job, Model, ProbePlan
 from harness.attempts import Outcome, Work, begin, carry_out, failed_run, to_run
 from harness.devices.device import Device
 from harness.errors import DeviceError
-from harness.events import FAILED, FINISHED, RETRY, STARTED, STOPPED, UNREACHABLE, Event, OnEvent
+from harness.events import COOLING, FAILED, FINISHED, RETRY, STARTED, STOPPED, UNREACHABLE, Event, OnEvent
 from harness.plan import LatencyJob, Plan, ProbeJob, Target, latency_plan, visit_s
 from harness.records import (
     LATENCY,
@@ -173,8 +173,11 @@ class Measuring:
             self.tell(RETRY, f"{what}: {error}; again in {pause_s:g} s", device=name, engine=work.engine)
             self.pause(pause_s)
 
+        def cooling(words: str) -> None:
+            self.tell(COOLING, f"{what}: {words}", device=name, engine=work.engine)
+
         try:
-            carry_out(device, work, outcome, retrying=retrying)
+            carry_out(device, work, outcome, retrying=retrying, cool=lambda: device.cool_down(self.pause, cooling))
         finally:
             # Also on the way out of an interruption: what was measured until then is kept.
             run = to_run(

@@ -27,7 +27,7 @@ from harness import __version__
 from harness.devices.device import Device, OpenTransport, failure_of
 from harness.devices.transport import open_transport
 from harness.errors import DeviceError, SpecError
-from harness.events import CONNECTED, ENDED, UNREACHABLE, Event, OnEvent, ignore
+from harness.events import CONNECTED, ENDED, UNREACHABLE, WARNING, Event, OnEvent, ignore
 from harness.measuring import Measuring, SessionStore
 from harness.plan import MeasurementProtocol, make_plan
 from harness.profiles import DeviceProfile
@@ -172,6 +172,9 @@ def _connect(
             on_event(
                 Event(CONNECTED, f"{profile.name}: {device.record.facts.get('cpu', '')}", 0, 0, device=profile.name)
             )
+            for words in device.warnings:
+                log.warning("%s: %s", profile.name, words)
+                on_event(Event(WARNING, f"{profile.name}: {words}", 0, 0, device=profile.name))
     if not devices:
         raise errors[0]
     return tuple(records)

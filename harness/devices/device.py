@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -18,6 +19,10 @@ from typing import TYPE_CHECKING, Any
 from converters.variant import Variant, sha256_file
 from harness.agent.protocol import Job, Model, Tensor, encode_job
 from harness.devices.facts import EXTRA_OF_ENGINE, PACKAGE_OF_ENGINE, facts_of, host_id
+from harness.devices.preflight import Preflight, restore_leftovers
+from harness.devices.preflight.background import background, busiest
+from harness.devices.preflight.session import shell_of
+from harness.devices.preflight.thermal import cool_down, read_temperatures
 from harness.devices.runtime import Runtime, prepare_runtime
 from harness.devices.transport import Process, Transport, open_transport
 from harness.errors import DeviceError, TransportError
@@ -30,6 +35,8 @@ if TYPE_CHECKING:
 DEFAULT_WORK_FOLDER = "~/.cache/ondevice-harness"
 INSPECT_TIMEOUT_S = 60.0
 MIN_PYTHON = (3, 10)
+
+log = logging.getLogger(__name__)
 
 OpenTransport = Callable[[DeviceProfile], Transport]
 
@@ -80,8 +87,10 @@ class Device:
             transport=profile.transport,
             emulated=profile.emulated,
             host_id=host_id(raw["texts"], str(raw["hostname"])),
-            facts=facts_of(raw),
+            facts=facts_of(raw) | ({"counts_instructions": True} if profile.counts_instructions else {}),
         )
+        self.preflight = Preflight(profile, self.work, session)
+        self._background = background(raw["texts"], raw["cpus"], raw["free_bytes"])
 
     @classmethod
     def open(
@@ -100,13 +109,50 @@ class Device:
         transport = None
         try:
             transport = opener(profile)
-            return cls(profile, transport, session, opener, emulator)
+            device = cls(profile, transport, session, opener, emulator)
+            device._prepare()
         except BaseException:
             if transport is not None:
                 transport.close()
             if emulator is not None:
                 emulator.stop()
             raise
+        return device
+
+    def _prepare(self) -> None:
+        """Put back what a dead session left changed; for a session, look who else is at work, and turn the knobs."""
+        restored = restore_leftovers(self.profile, self.transport)
+        for words in restored:
+            log.warning("%s: %s", self.profile.name, words)
+        if self._session is None:
+            return
+        facts: dict[str, Any] = dict(self._background)
+        if any(words.startswith("busy") for words in facts.get("warnings", ())):
+            facts["busiest"] = busiest(shell_of(self.profile, self.transport))
+        try:
+            self.preflight.begin(self.transport)
+        except BaseException:
+            self.preflight.end(self.transport)
+            raise
+        told = {"background": facts, "knobs": dict(self.preflight.outcomes), "restored": restored}
+        self.record = replace(
+            self.record, facts=self.record.facts | {key: value for key, value in told.items() if value}
+        )
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What may disturb the measurement here, seen before it began."""
+        found = self.record.facts.get("background", {})
+        who = f" (busiest: {', '.join(found['busiest'])})" if found.get("busiest") else ""
+        return tuple(words + (who if words.startswith("busy") else "") for words in found.get("warnings", ()))
+
+    def cool_down(self, pause: Callable[[float], None], tell: Callable[[str], None]) -> dict[str, Any] | None:
+        """Wait until the device is cool enough for a run; what to record, None without a limit. Raises TransportError."""
+        limits = self.profile.thermal
+        if limits.start_below_c is None:
+            return None
+        shell = shell_of(self.profile, self.transport)
+        return cool_down(limits, lambda: read_temperatures(shell, limits.sensors), pause=pause, tell=tell)
 
     def reopen(self) -> None:
         """Connect anew after a lost connection. Raises DeviceError."""
@@ -115,6 +161,7 @@ class Device:
             self.profile = self._emulator.revive()
         self.transport = self._opener(self.profile)
         self._ask(do="inspect", work=self.work, session=self._session)
+        self.preflight.resume(self.transport)
 
     def _ask(self, **request: Any) -> dict[str, Any]:
         """Run `on_device.py` there. Raises TransportError with the device's own words."""
@@ -216,8 +263,9 @@ class Device:
         return self.transport.start(argv, stdin=encode_job(job).encode() + b"\n", cwd=self.folder, env=env)
 
     def close(self) -> None:
-        """Clean up on the device and let go of it. Raises TransportError when the cleaning could not be done."""
+        """Put back and clean up on the device, and let go of it. Raises TransportError when that could not be done."""
         try:
+            self.preflight.end(self.transport)
             self._ask(
                 do="sweep",
                 work=self.work,

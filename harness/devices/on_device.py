@@ -24,6 +24,8 @@ TEXTS = {
     "boot_id": "/proc/sys/kernel/random/boot_id",
     "machine_id": "/etc/machine-id",
     "board": "/proc/device-tree/model",
+    "loadavg": "/proc/loadavg",
+    "pressure": "/proc/pressure/cpu",
 }
 # Module → distributions that bring it; the version is the distribution's.
 MODULES = {

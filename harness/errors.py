@@ -5,7 +5,8 @@ HarnessError
 ├── ConversionError    a converter refused or died; becomes a failed row
 ├── DeviceError        a device or the way to it failed (exit code 3); may be transient
 │   ├── TransportError     connection, upload, download, time-out
-│   └── HostKeyError       an SSH host key is unknown or has changed
+│   ├── HostKeyError       an SSH host key is unknown or has changed
+│   └── BundleError        a runtime bundle cannot be built, read or unpacked
 ├── MeasurementError   the agent or an engine failed on one variant; becomes a failed row
 └── StoreError         the session store cannot be written now: disk full, locked (exit code 3)
 """
@@ -52,6 +53,10 @@ class TransportError(DeviceError):
 
 class HostKeyError(DeviceError):
     """An SSH host key is unknown or is not the one on record. Never retried, never accepted in silence."""
+
+
+class BundleError(DeviceError):
+    """A runtime bundle cannot be built, read or unpacked: a package is gone, a download is damaged, a tool is missing."""
 
 
 class MeasurementError(HarnessError):

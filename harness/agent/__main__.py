@@ -28,6 +28,7 @@ from .channel import (
     take_stdout,
     watch_host,
 )
+from .heat import thermal
 from .protocol import PROTOCOL_VERSION, Job, ProtocolError, decode_job
 from .sampling import CPU_CLOCKS, loop_cost
 
@@ -81,11 +82,17 @@ def _run(job: Job, channel: Channel) -> None:
     from .inputs import open_data
 
     runs.check_plan(job)
+    channel.send("sensor", name="thermal", values=thermal())
     data = open_data(job.data)
     if job.probe is not None:
         runs.run_probe(job, job.probe, engine, data, channel)
     elif job.latency is not None:
         runs.run_latency(job, job.latency, engine, data, channel)
+    elif job.energy is not None:
+        from .energy import run_energy
+
+        run_energy(job, job.energy, engine, data, channel)
+    channel.send("sensor", name="thermal", values=thermal())
 
 
 def _numpy_version() -> str | None:

@@ -21,7 +21,11 @@ What the host must know about the agent process:
 - Lines come between visits, never inside a timed block. Reading them costs the device nothing; decoding large ones on a host
   that is the device itself takes CPU time from the next block, so decode after the run or in small pieces.
 - `sensor` messages the agent sends by itself: "stage" {"stage": "load" | "warmup" | "measure" | "evaluate", "id": … or None},
-  before the work begins; "contention" after every round {"round": n, …}: counters as in the environment (see environment.py).
+  before the work begins; "contention" after every round {"round": n, …}: counters as in the environment (see environment.py);
+  "thermal" at the start and at the end of every run: temperatures, frequencies, throttling (see heat.py).
+- In an energy run the stage is "energy", and `sensor` messages tell all: "meter" (the plan's own `meter`, given back), "samples"
+  {channel: {"t_ns": […], "text": [… or null]}, …, "errors": {channel: words}} after each phase, and "phase" {"phase": "idle" |
+  "load", "id": …, "window": n, "started_ns": …, "ended_ns": …, "inferences": n}. The agent is silent as long as a phase lasts.
 - In a latency run `loaded` has first_inference_ns None, and facts that are costly to find are None with "<key>_reason": take
   those from a probe run. `memory` has the keys baseline, after_load, after_first, load_peak, inference_peak, peak (the larger
   of the two), arena, and peak_how.
@@ -115,8 +119,36 @@ class ProbePlan:
 
 
 @dataclass(frozen=True, slots=True)
+class SensorChannel:
+    """One thing to read during an energy run, as text: the file at `path`, or what the command `argv` prints.
+
+    `every_s`: seconds between readings; 0: at every tick of the plan's `rate_hz`.
+    """
+
+    name: str
+    path: str = ""
+    argv: tuple[str, ...] = ()
+    every_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class EnergyPlan:
+    """What an energy run does with each model after load and warm-up, while `channels` are read `rate_hz` times a second:
+    rest `settle_s`, idle `idle_s`; work `settle_s`, then `windows` windows of `window_s` seconds of inferences; rest, idle
+    again. Idle: the model is loaded and nothing runs. `meter`: how the host reads the channels; only given back."""
+
+    channels: tuple[SensorChannel, ...]
+    rate_hz: float = 10.0
+    idle_s: float = 30.0
+    settle_s: float = 2.0
+    window_s: float = 10.0
+    windows: int = 5
+    meter: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
-    """One run of the agent. Exactly one of `latency`, `probe` is set. `affinity`: CPU numbers to pin to, or None.
+    """One run of the agent. Exactly one of `latency`, `probe`, `energy` is set. `affinity`: CPU numbers to pin to, or None.
     `precision`: "f32" (the default: never less than the artifact holds), or "auto" (whatever the engine prefers).
     `options`: for the engine, see the docstring of its module in engines/."""
 
@@ -128,6 +160,7 @@ class Job:
     precision: str = "f32"
     latency: LatencyPlan | None = None
     probe: ProbePlan | None = None
+    energy: EnergyPlan | None = None
     options: dict[str, Any] = field(default_factory=dict)
     version: int = PROTOCOL_VERSION
 
@@ -149,6 +182,13 @@ def _tensor(data: dict[str, Any]) -> Tensor:
         zero_point=tuple(data.get("zero_point", ())),
         quantized_axis=data.get("quantized_axis"),
     )
+
+
+def _energy(data: dict[str, Any] | None) -> EnergyPlan | None:
+    if data is None:
+        return None
+    channels = tuple(SensorChannel(**{**item, "argv": tuple(item["argv"])}) for item in data["channels"])
+    return EnergyPlan(**{**data, "channels": channels})
 
 
 def decode_job(text: str) -> Job:
@@ -180,6 +220,7 @@ def decode_job(text: str) -> Job:
             precision=data["precision"],
             latency=latency,
             probe=None if probe is None else ProbePlan(**probe),
+            energy=_energy(data.get("energy")),
             options=data.get("options", {}),
         )
     except ProtocolError:

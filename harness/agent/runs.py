@@ -1,4 +1,4 @@
-"""The two kinds of run: a probe (one model: cold start, memory, outputs) and a latency run (many models, interleaved).
+"""The two kinds of run that time: a probe (one model: cold start, memory, outputs) and a latency run (many models, interleaved).
 
 Both end normally when single models fail: each failure is an `error` message with the model's id.
 """
@@ -68,7 +68,7 @@ def bind(loaded: Loaded, start: int = 0) -> None:
         raise AgentError.wrap("data", error, "give data of the model's shape and type") from error
 
 
-def _invoke(loaded: Loaded) -> int:
+def invoke_once(loaded: Loaded) -> int:
     """One inference in ns. Raises AgentError of kind "invoke"."""
     samples = take(loaded.session.invoke, time.thread_time_ns, min_samples=1, min_ns=0, max_ns=0, capacity=1)
     _check(samples)
@@ -113,10 +113,10 @@ def _probe_one(
     load_peak = peak.read()
     peak.reset()
     bind(loaded)
-    first_ns = _invoke(loaded)
+    first_ns = invoke_once(loaded)
     report.put_resident("after_first")
     for _ in range(plan.memory_invokes):
-        _invoke(loaded)
+        invoke_once(loaded)
     inference_peak = peak.read()
     report.put("load_peak", load_peak if peak.resettable else None, peak.how)
     report.put("inference_peak", inference_peak if peak.resettable else None, peak.how)
@@ -150,7 +150,7 @@ def outputs_over_rows(loaded: Loaded) -> NDArray[np.float32]:
     result: NDArray[np.float32] | None = None
     for start in range(0, rows, step):
         bind(loaded, start)
-        _invoke(loaded)
+        invoke_once(loaded)
         real = dequantize(loaded.session.outputs()[place], spec)
         if real.ndim == 0 or real.shape[0] != step:
             message = f"output {spec.name!r} has shape {real.shape} for a batch of {step}: no row per input row"
@@ -269,8 +269,8 @@ def _visit(loaded: Loaded, index: int, plan: LatencyPlan, channel: Channel) -> N
 
 def check_plan(job: Job) -> None:
     """Raise AgentError of kind "job" for a job that cannot be run as it stands."""
-    if (job.latency is None) == (job.probe is None):
-        raise AgentError("job", "a job has exactly one of latency and probe")
+    if [job.latency, job.probe, job.energy].count(None) != 2:  # noqa: PLR2004 - one of three is there
+        raise AgentError("job", "a job has exactly one of latency, probe and energy")
     known = {model.id for model in job.models}
     if len(known) != len(job.models) or not known:
         raise AgentError("job", "a job has at least one model, and no id twice")

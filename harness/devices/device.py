@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 from converters.variant import Variant, sha256_file
 from harness.agent.protocol import Job, Model, Tensor, encode_job
 from harness.devices.facts import EXTRA_OF_ENGINE, PACKAGE_OF_ENGINE, facts_of, host_id
+from harness.devices.facts.words import recorded
+from harness.devices.look import look
 from harness.devices.preflight import Preflight, restore_leftovers
 from harness.devices.preflight.background import background, busiest
 from harness.devices.preflight.session import shell_of
@@ -87,7 +89,9 @@ class Device:
             transport=profile.transport,
             emulated=profile.emulated,
             host_id=host_id(raw["texts"], str(raw["hostname"])),
-            facts=facts_of(raw) | ({"counts_instructions": True} if profile.counts_instructions else {}),
+            facts=facts_of(raw)
+            | recorded(look(transport, self.work).facts())
+            | ({"counts_instructions": True} if profile.counts_instructions else {}),
         )
         self.preflight = Preflight(profile, self.work, session)
         self._background = background(raw["texts"], raw["cpus"], raw["free_bytes"])

@@ -28,9 +28,15 @@ def _ssh(profile: DeviceProfile) -> Transport:
     return SshTransport.from_profile(profile)
 
 
-TRANSPORTS: dict[str, Callable[[DeviceProfile], Transport]] = {"local": _local, "ssh": _ssh}
+def _adb(profile: DeviceProfile) -> Transport:
+    from harness.devices.transport.adb import AdbTransport
+
+    return AdbTransport.from_profile(profile)
+
+
+TRANSPORTS: dict[str, Callable[[DeviceProfile], Transport]] = {"local": _local, "ssh": _ssh, "adb": _adb}
 
 
 def open_transport(profile: DeviceProfile) -> Transport:
-    """Connect to the device. Raises TransportError or HostKeyError, within `connect_timeout_s`."""
+    """Connect to the device. Raises DeviceError, within `connect_timeout_s` (adb: within five seconds)."""
     return TRANSPORTS[profile.transport](profile)

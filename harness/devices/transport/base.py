@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -138,6 +138,8 @@ class Transport(ABC):
 
     #: How errors call the device.
     label: str
+    #: Told while a file travels: its name on the device, bytes so far, bytes in all. A transport may have too little to tell.
+    progress: Callable[[str, int, int], None] | None = None
 
     @abstractmethod
     def start(

@@ -74,6 +74,14 @@ class Emulator(_Part):
     serve: Literal["ssh", "adb"] = Field(default="ssh", description="What the guest answers to.")
     avd: str | None = Field(default=None, description="android: name of the virtual device (made when missing).")
     system_image: str | None = Field(default=None, description="android: package of the system image to make it from.")
+    kernel_modules: tuple[str, ...] = Field(
+        default=(),
+        description="qemu-system: more kernel modules, each with its parameters after a space; any makes it the full kernel.",
+    )
+    packages: tuple[str, ...] = Field(
+        default=(), description="qemu-system: more Debian packages; their programs and libraries go into the guest."
+    )
+    at_boot: tuple[str, ...] = Field(default=(), description="qemu-system: lines of sh, run as root before it answers.")
     boot_timeout_s: float = Field(default=120.0, gt=0, le=1200, description="Seconds to wait until it answers.")
 
     @model_validator(mode="after")

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from harness.errors import DeviceError
+
 if TYPE_CHECKING:
     from harness.profiles import DeviceProfile
 
@@ -29,4 +31,9 @@ class RunningEmulator(Protocol):
 
 def start_emulator(profile: DeviceProfile) -> RunningEmulator:
     """Start the emulator that `profile.emulator` describes, and wait until it answers. Raises DeviceError."""
-    raise AssertionError(profile)
+    kind = None if profile.emulator is None else profile.emulator.kind
+    if kind == "qemu-system":
+        from harness.devices.emulators.qemu_system import QemuSystem
+
+        return QemuSystem(profile)
+    raise DeviceError(f"{profile.name} is no emulator: its profile has no 'emulator'")

@@ -1,7 +1,8 @@
 """device_profiles/*.yaml → DeviceProfile: how to reach a device and what may be done on it.
 
 A profile is found by name in `./device_profiles`, then in the user's configuration folder, then among those shipped; or
-given as a path, as `ssh://[user@]host[:port]`, or in line in an experiment. `extends: NAME` starts from another profile.
+given as a path, as `ssh://[user@]host[:port]`, `adb://SERIAL` or `adb://host:port`, or in line in an experiment.
+`extends: NAME` starts from another profile.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from harness.yamlfile import Location, read_yaml, suggest, validate
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SSH_URL = re.compile(r"ssh://(?:(?P<user>[^@/:]+)@)?(?P<host>\[[0-9A-Fa-f:.]+\]|[^@/:\[\]]+)(?::(?P<port>\d+))?/?")
+_ADB_URL = re.compile(r"adb://(?P<serial>[^/\s]+)/?")
+_ADB_ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:\[\]]+):(?P<port>\d+)")
 MAX_EXTENDS = 8
 # Keys that mean something for some transports only.
 _KEYS_OF = {
@@ -160,7 +163,8 @@ def find_profile(name: str, base_folder: Path | None = None) -> Path:
         return path if path.is_absolute() or base_folder is None else base_folder / path
     if not _NAME.fullmatch(name):
         raise SpecError(
-            f"{name!r} is no name of a device profile", remedy="give a name, a .yaml file, or ssh://user@host"
+            f"{name!r} is no name of a device profile",
+            remedy="give a name, a .yaml file, ssh://user@host, or adb://SERIAL",
         )
     for folder in search_folders():
         path = folder / f"{name}.yaml"
@@ -211,13 +215,32 @@ def profile_from_data(data: Any, path: Path, lines: dict[Location, int] | None =
     return validate(DeviceProfile, merged, path, lines)
 
 
+def _url_data(name: str) -> dict[str, Any] | None:
+    """A device given as an address: the profile it stands for."""
+    ssh = _SSH_URL.fullmatch(name)
+    if ssh is not None:
+        data = {"extends": "generic-ssh", "host": ssh["host"].strip("[]")}
+        data |= {key: value for key in ("user", "port") if (value := ssh[key]) is not None}
+        return data | {"name": _name_of(data["host"])}
+    adb = _ADB_URL.fullmatch(name)
+    if adb is None:
+        return None
+    data = {"extends": "generic-adb", "name": _name_of(adb["serial"])}
+    address = _ADB_ADDRESS.fullmatch(adb["serial"])
+    if address is None:
+        return data | {"serial": adb["serial"]}
+    return data | {"host": address["host"].strip("[]"), "port": address["port"]}
+
+
+def _name_of(address: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "-", address).strip(".-_")[:64]
+
+
 def load_profile(name: str, base_folder: Path | None = None) -> DeviceProfile:
-    """A profile by name, path or `ssh://[user@]host[:port]`. Raises SpecError."""
-    url = _SSH_URL.fullmatch(name)
-    if url is not None:
-        host = url["host"].strip("[]")
-        data = {"extends": "generic-ssh", "name": re.sub(r"[^A-Za-z0-9._-]", "-", host).strip(".-_"), "host": host}
-        data |= {key: value for key in ("user", "port") if (value := url[key]) is not None}
+    """A profile by name, path, `ssh://[user@]host[:port]`, `adb://SERIAL` (through the adb server) or `adb://host:port`
+    (directly). Raises SpecError."""
+    data = _url_data(name)
+    if data is not None:
         return profile_from_data(data, Path(name))
     path = find_profile(name, base_folder)
     data, lines = read_yaml(path)

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from harness.devices.emulators import RunningEmulator
 
 DEFAULT_WORK_FOLDER = "~/.cache/ondevice-harness"
+# On an Android that is not rooted the one place where programs may be run from; its `~` is the root folder.
+ADB_WORK_FOLDER = "/data/local/tmp/ondevice-harness"
 INSPECT_TIMEOUT_S = 60.0
 MIN_PYTHON = (3, 10)
 
@@ -51,6 +53,8 @@ def failure_of(error: DeviceError) -> Failure:
 def _work_folder(profile: DeviceProfile) -> str:
     if profile.work_folder is not None:
         return profile.work_folder
+    if profile.transport == "adb":
+        return ADB_WORK_FOLDER
     cache = os.environ.get("XDG_CACHE_HOME") if profile.transport == "local" else None
     return f"{cache}/ondevice-harness" if cache else DEFAULT_WORK_FOLDER
 

@@ -30,7 +30,8 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Work:
     """What to do: `build` deploys what the job needs and makes it (on each try anew). With `task`, the outputs that a
-    probe leaves at `outputs_path` are fetched into `folder` and reduced."""
+    probe leaves at `outputs_path` are fetched into `folder` and reduced. `pace`: seconds here for one second of the
+    device's clock, at most."""
 
     kind: str
     engine: str
@@ -40,6 +41,7 @@ class Work:
     hang_s: float
     task: str | None = None
     folder: Path | None = None
+    pace: float = 1.0
 
 
 @dataclass(slots=True)
@@ -107,7 +109,7 @@ def _once(device: Device, work: Work, outcome: Outcome, cool: Callable[[], dict[
     outcome.requested = {"threads": job.threads, "precision": job.precision, "affinity": job.affinity}
     process = device.start_agent(job)
     try:
-        listen(process, job, outcome.transcript, hang_s=work.hang_s)
+        listen(process, job, outcome.transcript, hang_s=work.hang_s, pace=work.pace)
     finally:
         process.kill()
     if job.probe is not None and job.probe.outputs_path is not None and work.task is not None:

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from harness.row import OK, REFUSED, Row, row_to_dict
 
-Objective = Literal["latency", "size", "accuracy", "memory"]
+# "virtual_time" takes the place of "latency" on a device that counts instructions: a ranking of its own, never mixed.
+Objective = Literal["latency", "size", "accuracy", "memory", "virtual_time"]
 RunMedians = Mapping[tuple[str, str], Mapping[int, float]]
 
 DEFAULT_MAX_DROP_PP = 1.0
@@ -29,6 +30,7 @@ RESAMPLES = 1000
 _SEED = 20_240_229
 _MINIMUM_RUNS = 6
 # How far two peaks may lie apart and still be the same: what a high-water mark is good for.
+_VIRTUAL_SAME = 0.005
 _MEMORY_SAME_BYTES, _MEMORY_SAME_SHARE = 2 * 1024 * 1024, 0.02
 
 
@@ -68,6 +70,7 @@ OBJECTIVES: dict[str, tuple[str, int]] = {
     "size": ("size_bytes", 1),
     "accuracy": ("accuracy", -1),
     "memory": ("memory_peak_delta_bytes", 1),
+    "virtual_time": ("virtual_time_ns", 1),
 }
 
 
@@ -138,7 +141,7 @@ def recommend(
 
 def _on_device(device: str, rows: Sequence[Row], given: Constraints, medians: RunMedians) -> Recommendation:
     here = [row for row in rows if row.device == device and row.status != REFUSED]
-    limits, defaulted = with_defaults(given, here)
+    limits, defaulted = with_defaults(_objective_here(given, here), here)
     excluded = [item for row in here for item in _exclusions(row, limits)]
     out = {item.variant for item in excluded}
     eligible = sorted((row for row in here if row.variant not in out), key=lambda row: _rank(row, limits.objective))
@@ -159,6 +162,25 @@ def _on_device(device: str, rows: Sequence[Row], given: Constraints, medians: Ru
         reference=_reference(winner, here),
         candidates=len(eligible),
     )
+
+
+def _objective_here(given: Constraints, rows: Sequence[Row]) -> Constraints:
+    """Where no row has a latency and some have virtual time, that is what can be won by."""
+    counted = any(row.virtual_time_ns is not None for row in rows)
+    if given.objective == "latency" and counted and all(row.latency_median_ns is None for row in rows):
+        return dataclasses.replace(given, objective="virtual_time")
+    return given
+
+
+def time_field(rows: Sequence[Row]) -> str:
+    """The field that orders one device's rows by time: latency, or virtual time where only that exists."""
+    counted = any(row.virtual_time_ns is not None for row in rows)
+    return "virtual_time_ns" if counted and all(row.latency_median_ns is None for row in rows) else "latency_median_ns"
+
+
+def time_of(row: Row) -> float | None:
+    """A row's time, for ordering rows of one device only: its latency, else its virtual time."""
+    return row.latency_median_ns if row.latency_median_ns is not None else row.virtual_time_ns
 
 
 def with_defaults(given: Constraints, rows: Sequence[Row]) -> tuple[Constraints, tuple[str, ...]]:
@@ -199,12 +221,12 @@ def _why_null(row: Row, name: str) -> str:
 def _rank(row: Row, objective: Objective) -> tuple[float, float, float, str]:
     """Best first by the objective; what is equal by latency, then size, then name, so that the order is always the same."""
     name, sign = OBJECTIVES[objective]
-    return sign * float(getattr(row, name)), _or_inf(row.latency_median_ns), _or_inf(row.size_bytes), row.variant
+    return sign * float(getattr(row, name)), _or_inf(time_of(row)), _or_inf(row.size_bytes), row.variant
 
 
 def _tie_break(row: Row, objective: Objective) -> tuple[float, float, str]:
-    size, latency = _or_inf(row.size_bytes), _or_inf(row.latency_median_ns)
-    return (size, latency, row.variant) if objective == "latency" else (latency, size, row.variant)
+    size, time = _or_inf(row.size_bytes), _or_inf(time_of(row))
+    return (size, time, row.variant) if objective in ("latency", "virtual_time") else (time, size, row.variant)
 
 
 def _or_inf(value: float | None) -> float:
@@ -238,6 +260,8 @@ def _same(best: Row, row: Row, objective: Objective) -> bool:
             best.latency_median_high_ns is not None
             and _or_inf(row.latency_median_low_ns) <= best.latency_median_high_ns
         )
+    if objective == "virtual_time":
+        return _or_inf(row.virtual_time_ns) <= (best.virtual_time_ns or 0.0) * (1 + _VIRTUAL_SAME)
     if objective == "size":
         return row.size_bytes == best.size_bytes
     if objective == "accuracy":
@@ -274,8 +298,9 @@ def pareto_front(rows: Sequence[Row], *, with_size: bool) -> tuple[str, ...]:
 
     Quality is accuracy, else RMSE, else agreement, the first that was measured; without any, size takes its place.
     """
-    measured = [row for row in rows if row.status == OK and row.latency_median_ns is not None]
-    aims: list[tuple[str, int]] = [("latency_median_ns", 1)]
+    timed = time_field([row for row in rows if row.status == OK])
+    measured = [row for row in rows if row.status == OK and getattr(row, timed) is not None]
+    aims: list[tuple[str, int]] = [(timed, 1)]
     quality = (("accuracy", -1), ("rmse", 1), ("agreement", -1))
     known = [aim for aim in quality if any(getattr(row, aim[0]) is not None for row in measured)]
     aims += known[:1]
@@ -297,8 +322,8 @@ def _reference(winner: Row | None, rows: Sequence[Row]) -> Row | None:
     """The fp32 row to compare the winner with: of its own format, else the fastest there is; None without latency."""
     if winner is None:
         return None
-    full = [row for row in rows if row.status == OK and row.recipe == "fp32" and row.latency_median_ns is not None]
-    return min(full, key=lambda row: (row.format != winner.format, _or_inf(row.latency_median_ns)), default=None)
+    full = [row for row in rows if row.status == OK and row.recipe == "fp32" and time_of(row) is not None]
+    return min(full, key=lambda row: (row.format != winner.format, _or_inf(time_of(row))), default=None)
 
 
 def recommendation_to_dict(item: Recommendation) -> dict[str, Any]:

@@ -64,21 +64,23 @@ class ComparisonTable:
 
 @dataclass(frozen=True, slots=True)
 class _Side:
-    """A session's rows and medians, looked up once. Keys are (variant, device)."""
+    """A session's rows and medians, looked up once. Keys are (variant, device). `counting`: devices that count instructions."""
 
     session: str
     rows: dict[tuple[str, str], Row]
     medians: Mapping[tuple[str, str], Mapping[int, float]]
     blocks: Mapping[tuple[str, str], Mapping[str, Mapping[int, float]]]
     artifacts: Mapping[str, str | None]
+    counting: frozenset[str]
 
 
 def _side(data: SessionData) -> _Side:
     return _Side(
         session=data.session.id,
         rows={(row.variant, row.device): row for row in build_rows(data)},
-        medians=run_medians(data),
-        blocks=block_medians(data),
+        medians=run_medians(data) | run_medians(data, counted=True),
+        blocks=block_medians(data) | block_medians(data, counted=True),
+        counting=frozenset(device.name for device in data.devices if device.facts.get("counts_instructions") is True),
         artifacts={variant.name: variant.artifact_sha256 for variant in data.variants},
     )
 
@@ -157,12 +159,19 @@ def _compare(one: _Side, mine: tuple[str, str], two: _Side, other: tuple[str, st
         if not runs or min(runs.values()) <= 0:
             reason = row.error or ("samples of 0 ns have no ratio" if runs else "no latency run of it ended")
             return "none", _inconclusive(f"{row.variant} on {row.device}: {reason}")
+    if _mixed(one, mine, two, other):
+        return "none", _inconclusive("virtual time is never held against latency")
     if one.session != two.session:
         return "unpaired", stats.unpaired(list(mine_runs.values()), list(other_runs.values()))
     by_block = _block_ratios(one.blocks[mine], two.blocks[other])
     if by_block:
         return "block", stats.paired(by_block)
     return "round", stats.paired([math.log(mine_runs[r] / other_runs[r]) for r in sorted(mine_runs) if r in other_runs])
+
+
+def _mixed(one: _Side, mine: tuple[str, str], two: _Side, other: tuple[str, str]) -> bool:
+    """Whether one side counted instructions and the other measured time."""
+    return (mine[1] in one.counting) != (other[1] in two.counting)
 
 
 def _inconclusive(reason: str) -> Comparison:
@@ -194,6 +203,8 @@ def _remarks(one: _Side, candidate: Row, two: _Side, reference: Row) -> list[str
         hashes = one.artifacts.get(candidate.variant), two.artifacts.get(reference.variant)
         if None not in hashes and hashes[0] != hashes[1]:
             found.append("the artifacts differ")
+    if candidate.device in one.counting and reference.device in two.counting:
+        found.append("these are ratios of virtual time: of instructions counted, not of latency")
     doubtful = [row for row in (candidate, reference) if row.status == OK and row.grade in ("C", "invalid")]
     return found + [
         f"{row.variant} on {row.device} is of grade {row.grade}: {'; '.join(row.grade_reasons)}" for row in doubtful
@@ -203,7 +214,9 @@ def _remarks(one: _Side, candidate: Row, two: _Side, reference: Row) -> list[str
 def _overall(one: _Side, two: _Side, keys: Sequence[tuple[tuple[str, str], tuple[str, str]]]) -> Comparison | None:
     """One ratio per round over all variants measured on both sides in all of the rounds; None where there are none."""
     series = [
-        (one.medians[mine], two.medians[other]) for mine, other in keys if mine in one.medians and other in two.medians
+        (one.medians[mine], two.medians[other])
+        for mine, other in keys
+        if mine in one.medians and other in two.medians and not _mixed(one, mine, two, other)
     ]
     series = [pair for pair in series if all(min(side.values()) > 0 for side in pair)]
     if not series:
@@ -232,7 +245,7 @@ def comparison_to_dict(table: ComparisonTable) -> dict[str, Any]:
 
 def _pair_to_dict(pair: Pair) -> dict[str, Any]:
     sides = {"candidate": pair.candidate, "reference": pair.reference}
-    fields = ("session", "variant", "device", "latency_median_ns")
+    fields = ("session", "variant", "device", "latency_median_ns", "virtual_time_ns")
     return {
         **{f"{side}_{name}": getattr(row, name) for side, row in sides.items() for name in fields},
         "method": pair.method,

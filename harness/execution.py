@@ -51,12 +51,14 @@ class Transcript:
         )
 
 
-def listen(process: Process, job: Job, transcript: Transcript, *, hang_s: float) -> None:
+def listen(process: Process, job: Job, transcript: Transcript, *, hang_s: float, pace: float = 1.0) -> None:
     """Read the agent's messages until it ends, and kill it if it does not. Raises TransportError (connection lost).
+
+    All waiting is on the host's clock; `pace`: how many of its seconds one of the device's may take.
 
     The caller kills the process afterwards in any case: also when this raises KeyboardInterrupt.
     """
-    allowance = _Allowance(job, hang_s)
+    allowance = _Allowance(job, hang_s, pace)
     try:
         while not transcript.done:
             line = process.read_line(allowance.seconds())
@@ -162,17 +164,18 @@ def _last_words(process: Process) -> str:
 class _Allowance:
     """How long the agent may be silent now: `hang_s` beyond what the work at hand should take."""
 
-    def __init__(self, job: Job, hang_s: float) -> None:
+    def __init__(self, job: Job, hang_s: float, pace: float) -> None:
         self._job = job
+        self._pace = pace
         self._hang_s = hang_s
         self._inference_s = 0.0
 
     def heard(self, message: Mapping[str, Any]) -> None:
         """Learn how slow the models are."""
         if message["type"] == "loaded" and message["first_inference_ns"]:
-            self._inference_s = max(self._inference_s, message["first_inference_ns"] / 1e9)
+            self._inference_s = max(self._inference_s, self._pace * message["first_inference_ns"] / 1e9)
         elif message["type"] == "warmup" and message["wall_ns"]:
-            self._inference_s = max(self._inference_s, max(message["wall_ns"]) / 1e9)
+            self._inference_s = max(self._inference_s, self._pace * max(message["wall_ns"]) / 1e9)
 
     def seconds(self) -> float:
         """Seconds until the next message at the latest."""

@@ -74,6 +74,11 @@ class Cell:
     alive: bool = False  # something succeeded after the last failure
 
     @property
+    def counted(self) -> bool:
+        """Whether the device counts instructions: what its clock says is virtual time, never latency."""
+        return self.device.facts.get("counts_instructions") is True
+
+    @property
     def measured(self) -> bool:
         """Whether there is any figure."""
         return bool(self.latency or self.probes or self.loads or self.evaluations)
@@ -105,8 +110,11 @@ class Cell:
 def cells(data: SessionData) -> Iterator[Cell]:
     """One cell for every variant on every device; devices and variants in the session's order."""
     by_device: dict[str, list[Run]] = {}
+    made_again = {_job(run) for run in data.runs if run.status == "ok"}
     for run in data.runs:
-        by_device.setdefault(run.device, []).append(run)
+        # A run that was cut off counts only while the session has not gone on and made it whole.
+        if run.status != "interrupted" or _job(run) not in made_again:
+            by_device.setdefault(run.device, []).append(run)
     for device in data.devices:
         for variant in data.variants:
             cell = Cell(variant, device)
@@ -117,9 +125,15 @@ def cells(data: SessionData) -> Iterator[Cell]:
             yield cell
 
 
+def _job(run: Run) -> tuple[object, ...]:
+    """What a run was to do: equal for two tries of the same."""
+    return run.device, run.engine, run.kind, run.round, *(load.variant for load in run.loads if run.kind == PROBE)
+
+
 def latency_samples(data: SessionData, variant: str, device: str) -> list[Int64Array]:
-    """Measured samples of each latency run, ns, int64, in time order; [] where there are none."""
-    found = (cell for cell in cells(data) if (cell.variant.name, cell.device.name) == (variant, device))
+    """Measured samples of each latency run, ns, int64, in time order; [] where there are none, or no time was measured."""
+    mine = (cell for cell in cells(data) if (cell.variant.name, cell.device.name) == (variant, device))
+    found = (cell for cell in mine if not cell.counted)
     return [samples.wall_ns for cell in found for samples in cell.latency]
 
 
@@ -127,7 +141,7 @@ def all_latency_samples(data: SessionData, limit: int | None = None) -> dict[str
     """Device → variant → samples of each latency run. With `limit`, each run is thinned to about that many."""
     found: dict[str, dict[str, list[Int64Array]]] = {}
     for cell in cells(data):
-        if cell.latency:
+        if cell.latency and not cell.counted:
             runs = [samples.wall_ns for samples in cell.latency]
             found.setdefault(cell.device.name, {})[cell.variant.name] = [thinned(run, limit) for run in runs]
     return found

@@ -21,10 +21,18 @@ from harness.attempts import Outcome, Work, begin, carry_out, failed_run, to_run
 from harness.devices.device import Device
 from harness.errors import DeviceError
 from harness.events import COOLING, FAILED, FINISHED, RETRY, STARTED, STOPPED, UNREACHABLE, Event, OnEvent
-from harness.plan import LatencyJob, Plan, ProbeJob, Target, latency_plan, visit_s
+from harness.plan import (
+    COUNTED_PACE,
+    LatencyJob,
+    Plan,
+    ProbeJob,
+    Target,
+    for_counted_instructions,
+    latency_plan,
+    visit_s,
+)
 from harness.records import (
     LATENCY,
-    MEASURE,
     PROBE,
     DeviceRecord,
     Failure,
@@ -33,11 +41,19 @@ from harness.records import (
     Session,
     VariantRecord,
 )
+from harness.resume import Progress, run_medians
 from harness.stats.stopping import StoppingRule, decide
 
 Key = tuple[str, str]  # device, engine
 # A run that died without a culprit is tried once more as it was.
 _BLIND_RETRIES = 1
+
+
+NOTHING_YET = Progress()
+
+
+def _pace(device: Device) -> float:
+    return COUNTED_PACE if device.profile.counts_instructions else 1.0
 
 
 class SessionStore(Protocol):
@@ -81,10 +97,15 @@ class Measuring:
         store: SessionStore,
         on_event: OnEvent,
         pause: Callable[[float], None],
+        progress: Progress = NOTHING_YET,
     ) -> None:
         self.session_id = session_id
         self.plan = plan
-        self.protocol = plan.protocol
+        counted = for_counted_instructions(plan.protocol)
+        self.protocols = {
+            name: counted if device.profile.counts_instructions else plan.protocol for name, device in devices.items()
+        }
+        self.progress = progress
         self.artifacts = artifacts
         self.devices = dict(devices)
         self.inputs = inputs
@@ -96,21 +117,32 @@ class Measuring:
         self.store = store
         self.on_event = on_event
         self.pause = pause
-        self.healthy: dict[Key, set[str]] = {target.key: set(target.variants) for target in plan.targets}
+        self.healthy: dict[Key, set[str]] = {
+            target.key: {name for name in target.variants if (target.device, name) not in progress.failed}
+            for target in plan.targets
+        }
         self.open: dict[Key, bool] = {target.key: True for target in plan.targets}
-        self.medians: dict[Key, dict[str, list[float]]] = {target.key: {} for target in plan.targets}
-        self.first_s: dict[tuple[str, str], float] = {}
+        self.medians: dict[Key, dict[str, list[float]]] = {
+            key: {name: list(found) for name, found in progress.medians.get(key, {}).items() if name in names}
+            for key, names in self.healthy.items()
+        }
+        self.first_s: dict[tuple[str, str], float] = dict(progress.first_s)
         self.durations: dict[object, list[float]] = defaultdict(list)
-        self.made: dict[Key, int] = dict.fromkeys(self.open, 0)
-        self.done = 0
+        self.made: dict[Key, int] = {key: len(progress.rounds.get(key, ())) for key in self.open}
+        self.done = len(progress.probes) + sum(self.made.values())
         self.probes_left = 0
         self.round = 0
-        self.runs = 0
+        self.runs = progress.last
 
     def run(self) -> None:
         """Measure. Raises KeyboardInterrupt, and whatever the store raises."""
         self._record_missing_engines()
-        probes = self.plan.probes()
+        probes = [
+            job
+            for job in self.plan.probes()
+            if job.repetition < self.protocols[job.device].probes
+            and (job.device, job.variant, job.repetition) not in self.progress.probes
+        ]
         self.probes_left = len(probes)
         for job in probes:
             if job.variant in self.healthy[job.device, job.engine]:
@@ -127,7 +159,7 @@ class Measuring:
         self.on_event(Event(kind, text, self.done, self.done + left, self._remaining_s(), device, engine))
 
     def _runs_left(self, key: Key) -> int:
-        return max(1, self.protocol.runs - self.made[key]) if self.open[key] and self.healthy[key] else 0
+        return max(1, self.protocols[key[0]].runs - self.made[key]) if self.open[key] and self.healthy[key] else 0
 
     def _remaining_s(self) -> float | None:
         """What the rest should take: probes as long as those before, latency runs as long as those before or as planned."""
@@ -143,7 +175,8 @@ class Measuring:
         return rest
 
     def _planned_s(self, key: Key) -> float:
-        return sum(visit_s(self.protocol, self.first_s.get((key[0], name), 0.0)) for name in self.healthy[key])
+        protocol = self.protocols[key[0]]
+        return sum(visit_s(protocol, self.first_s.get((key[0], name), 0.0)) for name in self.healthy[key])
 
     # -- one job ---------------------------------------------------------------------------------------------------
 
@@ -157,7 +190,8 @@ class Measuring:
             engine=engine,
             models=tuple(models),
             data=Data(inputs=remote, rows=self.rows, seed=self.plan.seed),
-            threads=self.threads,
+            # Waiting for another thread would pass for work on a clock that counts instructions.
+            threads=1 if device.profile.counts_instructions else self.threads,
             affinity=device.profile.pinned_to,
             precision=self.precision,
         )
@@ -226,7 +260,7 @@ class Measuring:
             lacking: dict[str, list[str]] = defaultdict(list)
             for variant, artifact in self.artifacts.items():
                 engine = ENGINE_OF_FORMAT[artifact.manifest.format]
-                if engine not in device.engines:
+                if engine not in device.engines and (name, variant) not in self.progress.told:
                     lacking[engine].append(variant)
             for engine, variants in lacking.items():
                 failure = device.why_no_engine(engine)
@@ -253,11 +287,11 @@ class Measuring:
     # -- probes ----------------------------------------------------------------------------------------------------
 
     def _probe(self, job: ProbeJob) -> None:
-        device = self.devices[job.device]
+        device, protocol = self.devices[job.device], self.protocols[job.device]
         outputs = f"{device.folder}/outputs.npy" if job.evaluate and self.task is not None else None
 
         def build() -> Job:
-            plan = ProbePlan(memory_invokes=self.protocol.memory_invokes, outputs_path=outputs)
+            plan = ProbePlan(memory_invokes=protocol.memory_invokes, outputs_path=outputs)
             return replace(self._job(device, job.engine, (job.variant,)), probe=plan)
 
         work = Work(
@@ -266,9 +300,10 @@ class Measuring:
             job.repetition,
             (job.variant,),
             build,
-            self.protocol.hang_s,
+            protocol.hang_s,
             task=self.task if outputs else None,
             folder=self.folder,
+            pace=_pace(device),
         )
         run, _ = self._carry_out(device, work)
         self.durations[PROBE].append(run.duration_s)
@@ -279,19 +314,23 @@ class Measuring:
     # -- latency ---------------------------------------------------------------------------------------------------
 
     def _latency_rounds(self) -> None:
-        protocol = self.protocol
-        rule = StoppingRule(protocol.runs, protocol.max_runs, protocol.target, protocol.budget_s)
         started = time.monotonic()
-        for self.round in range(protocol.max_runs):
+        for round_ in range(self.plan.protocol.max_runs):
+            self.round = round_
             healthy = {key: names for key, names in self.healthy.items() if self.open[key] and names}
             for job in self.plan.latencies(self.round, healthy):
-                if self.open[job.device, job.engine]:
+                key = (job.device, job.engine)
+                if not self.open[key]:
+                    continue
+                if self.round not in self.progress.rounds.get(key, ()):
                     self._latency(job)
-                    self._stop_if_enough((job.device, job.engine), rule, time.monotonic() - started)
+                self._stop_if_enough(key, time.monotonic() - started)
             if not any(self.open.values()):
                 return
 
-    def _stop_if_enough(self, key: Key, rule: StoppingRule, elapsed_s: float) -> None:
+    def _stop_if_enough(self, key: Key, elapsed_s: float) -> None:
+        protocol = self.protocols[key[0]]
+        rule = StoppingRule(protocol.runs, protocol.max_runs, protocol.target, protocol.budget_s)
         # A variant that has no run yet must not stop the others, nor they it: only those measured are asked.
         decision = decide(rule, self.medians[key], elapsed_s)
         if decision.stop and self.open[key]:
@@ -323,19 +362,18 @@ class Measuring:
             self.tell(RETRY, f"{job.device} {job.engine}: again with {len(job.variants)} variants", device=job.device)
 
     def _latency_work(self, device: Device, job: LatencyJob) -> Work:
-        def build() -> Job:
-            return replace(self._job(device, job.engine, job.variants), latency=latency_plan(self.protocol, job.order))
+        protocol = self.protocols[job.device]
 
-        return Work(LATENCY, job.engine, job.round, job.variants, build, self.protocol.hang_s)
+        def build() -> Job:
+            plan = latency_plan(protocol, job.order[: protocol.rounds])
+            return replace(self._job(device, job.engine, job.variants), latency=plan)
+
+        return Work(LATENCY, job.engine, job.round, job.variants, build, protocol.hang_s, pace=_pace(device))
 
     def _note_medians(self, key: Key, run: Run) -> None:
-        samples: dict[str, list[np.ndarray]] = defaultdict(list)
-        for block in run.blocks:
-            if block.phase == MEASURE:
-                samples[block.variant].append(block.wall_ns)
-        for variant, parts in samples.items():
+        for variant, median in run_medians(run).items():
             if variant in self.healthy[key]:
-                self.medians[key].setdefault(variant, []).append(float(np.median(np.concatenate(parts))))
+                self.medians[key].setdefault(variant, []).append(median)
 
     def _give_up(self, key: Key, run: Run) -> None:
         """Runs of this engine die here and nobody knows of what: say so for each variant."""

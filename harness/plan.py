@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 from collections.abc import Collection, Mapping, Sequence
@@ -66,6 +67,30 @@ PRESETS: dict[str, MeasurementProtocol] = {
         block_max_s=600.0,
     ),
 }
+
+
+# Virtual time repeats, so that little of it says all; and a guest that counts is slow on the host's clock.
+_COUNTED_RUNS, _COUNTED_SAMPLES, _COUNTED_ROUNDS = 3, 10, 2
+COUNTED_PATIENCE, COUNTED_PACE = 5.0, 50.0
+
+
+def for_counted_instructions(protocol: MeasurementProtocol) -> MeasurementProtocol:
+    """The protocol for a device that counts instructions: by numbers of samples alone, since idle time warps its clock."""
+    runs = min(protocol.runs, _COUNTED_RUNS)
+    return dataclasses.replace(
+        protocol,
+        runs=runs,
+        max_runs=runs,
+        probes=1,
+        warmup_s=0.0,
+        warmup_samples=min(protocol.warmup_samples, _COUNTED_RUNS),
+        run_s=0.0,
+        run_samples=min(protocol.run_samples, _COUNTED_SAMPLES),
+        rounds=min(protocol.rounds, _COUNTED_ROUNDS),
+        settle=min(protocol.settle, 1),
+        memory_invokes=min(protocol.memory_invokes, 1),
+        hang_s=protocol.hang_s * COUNTED_PATIENCE,
+    )
 
 
 @dataclass(frozen=True, slots=True)

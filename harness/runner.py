@@ -8,13 +8,14 @@ the agent is killed, the partial run stored, the device cleaned, and KeyboardInt
 from __future__ import annotations
 
 import logging
+import os
 import platform
 import secrets
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,15 @@ from numpy.typing import NDArray
 from converters.variant import Variant
 from harness import __version__
 from harness.devices.device import Device, OpenTransport, failure_of
+from harness.devices.preflight.journal import process_started
 from harness.devices.transport import open_transport
 from harness.errors import DeviceError, SpecError
 from harness.events import CONNECTED, ENDED, UNREACHABLE, WARNING, Event, OnEvent, ignore
 from harness.measuring import Measuring, SessionStore
 from harness.plan import MeasurementProtocol, make_plan
 from harness.profiles import DeviceProfile
-from harness.records import DeviceRecord, Reference, Session, VariantRecord
+from harness.records import DeviceRecord, Reference, Session, SessionData, VariantRecord
+from harness.resume import Progress, check_same, progress_of
 
 log = logging.getLogger(__name__)
 
@@ -82,20 +85,28 @@ def run_session(
     *,
     opener: OpenTransport = open_transport,
     pause: Callable[[float], None] = time.sleep,
+    resume: SessionData | None = None,
 ) -> str:
     """Measure everything and return the session's id; the results are in the store.
+
+    `resume`: a stored session that ended early; its missing runs are added to it, none of its finished ones is repeated.
 
     A device that cannot be reached is recorded and left out; when none can, its error is raised and nothing is stored.
     Raises SpecError, DeviceError, KeyboardInterrupt (with what was measured in the store).
     """
     _check(spec)
-    session_id = spec.id or new_session_id(spec.name)
+    session_id = resume.session.id if resume is not None else spec.id or new_session_id(spec.name)
+    if resume is not None:
+        _check_resumable(spec, resume)
     devices: dict[str, Device] = {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ondevice-harness-")))
         stack.callback(_close_all, devices)
         records = _connect(spec, session_id, devices, opener, on_event)
-        store.add_session(_session(spec, session_id), tuple(spec.variants), records, spec.reference)
+        if resume is None:
+            store.add_session(_session(spec, session_id), tuple(spec.variants), records, spec.reference)
+        else:
+            _reopen(store, resume, records)
         plan = make_plan(
             {name: variant.manifest.format for name, variant in spec.artifacts.items()},
             {name: device.engines for name, device in devices.items()},
@@ -117,6 +128,7 @@ def run_session(
             store=store,
             on_event=on_event,
             pause=pause,
+            progress=Progress() if resume is None else progress_of(resume),
         )
         status = "failed"
         try:
@@ -148,6 +160,24 @@ def _check(spec: SessionSpec) -> None:
         raise SpecError("the dataset's inputs have different numbers of rows")
     if spec.task is not None and spec.reference is not None and spec.reference.rows != spec.rows:
         raise SpecError(f"the reference has {spec.reference.rows} rows, the inputs {spec.rows}")
+
+
+def _check_resumable(spec: SessionSpec, resume: SessionData) -> None:
+    """Raise SpecError when the session is another's, or still runs."""
+    check_same(spec, resume)
+    environment = resume.session.environment
+    pid, started = environment.get("pid"), environment.get("pid_started")
+    here = environment.get("host") == platform.node()
+    if here and resume.session.status == "running" and isinstance(pid, int) and started == process_started(pid):
+        raise SpecError(f"session {resume.session.id} is still running, as process {pid}", remedy="wait for its end")
+
+
+def _reopen(store: SessionStore, resume: SessionData, records: Sequence[DeviceRecord]) -> None:
+    """The session runs again; its devices are as they are now. One that does not answer keeps its facts."""
+    facts = {device.name: device.facts for device in resume.devices}
+    for record in records:
+        store.add_device(resume.session.id, replace(record, facts=record.facts or facts.get(record.name, {})))
+    store.finish_session(resume.session.id, "running")
 
 
 def _connect(
@@ -204,6 +234,8 @@ def _session(spec: SessionSpec, session_id: str) -> Session:
             "host_system": platform.platform(),
             "threads": spec.threads,
             "precision": spec.precision,
+            "pid": os.getpid(),
+            "pid_started": process_started(os.getpid()),
         },
     )
 

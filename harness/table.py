@@ -3,6 +3,8 @@
 Place in the flow: `Store.load` → `build_rows` → reports, choice, comparison. Deterministic: the same SessionData gives the same
 rows, to the last bit. Nothing is measured or guessed here; a figure that is missing says why.
 
+A device that counts instructions has virtual time in a field of its own, and no latency, load or first-inference time at all.
+
 What is read: latency from the "measure" blocks of latency runs that ended or were interrupted; cold start and memory from
 probe runs; answers from the first evaluation, held against the session's reference.
 """
@@ -32,6 +34,8 @@ _DROP = ("accuracy_drop_pp", "accuracy_drop_low_pp", "accuracy_drop_high_pp")
 _CLASSIFICATION = (*_LABELLED, *_DROP, "agreement")
 _REGRESSION = ("mae", "rmse", "rmse_ratio")
 _TOP5 = 5
+_COUNTED = "instructions were counted, time was not measured"
+_TIMES = ("load_ns", "first_inference_ns")
 # An artifact of this recipe holds f32; computing it in less is the engine's doing.
 _FULL = "fp32"
 
@@ -41,23 +45,23 @@ def build_rows(data: SessionData) -> list[Row]:
     return [_row(cell, data) for cell in cells(data)]
 
 
-def run_medians(data: SessionData) -> dict[Key, dict[int, float]]:
-    """(variant, device) → round → median of that run's samples, ns."""
+def run_medians(data: SessionData, *, counted: bool = False) -> dict[Key, dict[int, float]]:
+    """(variant, device) → round → median of that run's samples, ns. `counted`: of devices that count instructions, instead."""
     return {
         (cell.variant.name, cell.device.name): {s.run.round: float(np.median(s.wall_ns)) for s in cell.latency}
         for cell in cells(data)
-        if cell.latency
+        if cell.latency and cell.counted == counted
     }
 
 
-def block_medians(data: SessionData) -> dict[Key, dict[str, dict[int, float]]]:
-    """(variant, device) → run id → interleaved round → median of that block's samples, ns."""
+def block_medians(data: SessionData, *, counted: bool = False) -> dict[Key, dict[str, dict[int, float]]]:
+    """(variant, device) → run id → interleaved round → median of that block's samples, ns; `counted` as above."""
     return {
         (cell.variant.name, cell.device.name): {
             s.run.id: {block.index: float(np.median(block.wall_ns)) for block in s.blocks} for s in cell.latency
         }
         for cell in cells(data)
-        if cell.latency
+        if cell.latency and cell.counted == counted
     }
 
 
@@ -67,8 +71,11 @@ def _row(cell: Cell, data: SessionData) -> Row:
     figures: dict[str, Any] = {}
     reasons: dict[str, str] = {}
     if cell.measured:
-        _latency(cell, data.session.seed, figures, reasons)
-        _cold_start(cell, figures, reasons)
+        if cell.counted:
+            _virtual_time(cell, figures, reasons)
+        else:
+            _latency(cell, data.session.seed, figures, reasons)
+            _cold_start(cell, figures, reasons)
         _memory(cell, figures, reasons)
         _answers(cell, data.reference, figures, reasons)
         _setting(cell, figures, reasons)
@@ -131,6 +138,17 @@ def _null_reasons(cell: Cell, status: str, figures: Mapping[str, Any], reasons: 
     return tuple(found)
 
 
+def _virtual_time(cell: Cell, figures: dict[str, Any], reasons: dict[str, str]) -> None:
+    """Median over runs of the run medians, like a latency's; only that it is none, and the guest's other times are none."""
+    reasons |= dict.fromkeys([name for name in NULLABLE if name.startswith("latency")], _COUNTED)
+    reasons |= dict.fromkeys(_TIMES, _COUNTED)
+    reasons["virtual_time_ns"] = "no latency run of it ended"
+    if cell.latency:
+        runs = [samples.wall_ns for samples in cell.latency]
+        figures |= {"runs": len(runs), "samples": sum(run.size for run in runs)}
+        figures["virtual_time_ns"] = float(np.median([np.median(run) for run in runs]))
+
+
 def _latency(cell: Cell, seed: int, figures: dict[str, Any], reasons: dict[str, str]) -> None:
     if not cell.latency:
         return
@@ -159,7 +177,7 @@ def _cold_start(cell: Cell, figures: dict[str, Any], reasons: dict[str, str]) ->
         first = [load.first_inference_ns for load in cell.probes if load.first_inference_ns is not None]
         figures["first_inference_ns"] = float(np.median(first)) if first else None
         reason = "the agent did not tell"
-    reasons |= dict.fromkeys(("load_ns", "first_inference_ns"), reason)
+    reasons |= dict.fromkeys(_TIMES, reason)
 
 
 def _memory(cell: Cell, figures: dict[str, Any], reasons: dict[str, str]) -> None:
@@ -281,6 +299,8 @@ def _evidence(cell: Cell, data: SessionData, status: str, failure: Failure | Non
         drift=_drift(blocks, block_medians, owners),
         contention=_contention(blocks, block_medians, _threads(cell)),
         emulated=cell.device.emulated,
+        counted=cell.counted,
+        spread=max(medians) / min(medians) - 1 if medians and min(medians) > 0 else None,
         failure=None if status == OK or failure is None else f"{status}: {failure.message}",
         remarks=tuple(_remarks(cell, data)),
     )
@@ -321,3 +341,18 @@ def _remarks(cell: Cell, data: SessionData) -> Iterator[str]:
         yield "its outputs differ from run to run"
     if any(samples.run.status == "interrupted" for samples in cell.latency):
         yield "a run was interrupted"
+    yield from _heat(cell)
+
+
+def _heat(cell: Cell) -> Iterator[str]:
+    """Runs that began too hot because waiting did not help, or ended above the limit of the device profile."""
+    waits = [run.get("cool_down") or {} for run in cell.environments]
+    hot = [wait for wait in waits if wait.get("reached") is False]
+    if hot:
+        worst = max(hot, key=lambda wait: float(wait.get("end_c") or 0.0))
+        text = f"started hot: {worst.get('end_c')} °C, not below {worst['below_c']:g} °C"
+        yield f"{text} after waiting {worst['waited_s']:.0f} s ({len(hot)} runs)"
+    limits = [(run.get("limit_c"), (run.get("after") or {}).get("temperature_c")) for run in cell.environments]
+    above = [end for limit, end in limits if limit is not None and end is not None and end > limit]
+    if above:
+        yield f"throttled: {len(above)} runs ended above the limit of the device, the hottest at {max(above):.0f} °C"

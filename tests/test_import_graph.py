@@ -25,6 +25,7 @@ FLOW = [
         "harness.execution",
         "harness.attempts",
         "harness.measuring",
+        "harness.resume",
         "harness.runner",
         "harness.store",
         "harness.store_schema",

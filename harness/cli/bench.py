@@ -30,6 +30,9 @@ def bench(
     threads: Annotated[int, typer.Option(min=1, max=256, help="Threads of the engines.")] = 1,
     precision: Annotated[str, typer.Option(help="f32 (never lowered in silence) or auto.")] = "f32",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random input and of the order.")] = 0,
+    resume: Annotated[
+        str | None, typer.Option(help="Go on with a session that ended early: its id or 'latest'. Nothing is repeated.")
+    ] = None,
     results: ResultsOption = DEFAULT_RESULTS,
     store: StoreOption = None,
     json_: JsonOption = False,
@@ -56,6 +59,7 @@ def bench(
             threads=threads,
             precision=precision,
             seed=seed,
+            resume=resume,
         ),
         results=results,
         store_url=store,

@@ -29,6 +29,9 @@ def run(
     preset: Annotated[str | None, typer.Option(help="Another preset: quick, standard, headline or certified.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where variants go (default RESULTS/variants/NAME).")] = None,
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Reuse conversions by content.")] = True,
+    resume: Annotated[
+        str | None, typer.Option(help="Go on with a session that ended early: its id or 'latest'. Nothing is repeated.")
+    ] = None,
     json_: JsonOption = False,
 ) -> None:
     """Convert, measure, and tell what to deploy: one experiment file from the base model to the reports."""
@@ -43,6 +46,7 @@ def run(
             out=out,
             use_cache=cache,
             as_json=json_,
+            resume=resume,
         )
     )
 
@@ -63,9 +67,16 @@ def changed(loaded: LoadedExperiment, device: list[str] | None, preset: str | No
 
 
 def run_experiment(
-    loaded: LoadedExperiment, *, results: Path, store_url: str | None, out: Path | None, use_cache: bool, as_json: bool
+    loaded: LoadedExperiment,
+    *,
+    results: Path,
+    store_url: str | None,
+    out: Path | None,
+    use_cache: bool,
+    as_json: bool,
+    resume: str | None = None,
 ) -> int:
-    """Carry out an experiment; the exit code."""
+    """Carry out an experiment, or the rest of one; the exit code."""
     from harness.cli.artifacts import base_inputs, collect, record
     from harness.cli.conversion import read_data
     from harness.cli.session import Measurement, finish, measure, reference_of
@@ -99,6 +110,7 @@ def run_experiment(
             inputs=None if dataset is None else dataset.inputs,
             reference=None if dataset is None else reference_of(dataset, base_outputs),
             experiment=spec.model_dump(mode="json"),
+            resume=resume,
         ),
         results=results,
         store_url=store_url,

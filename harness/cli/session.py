@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What to measure. `records` holds all variants, `variants` those that exist; `inputs` None: random input."""
+    """What to measure. `records` holds all variants, `variants` those that exist; `inputs` None: random input. `resume`: the
+    session to go on with instead of a new one: its id, a beginning of it, or 'latest'."""
 
     name: str
     records: Sequence[VariantRecord]
@@ -41,6 +43,7 @@ class Measurement:
     inputs: Mapping[str, NDArray[Any]] | None = None
     reference: Reference | None = None
     experiment: Mapping[str, Any] = field(default_factory=dict)
+    resume: str | None = None
 
 
 def new_session_id(name: str) -> str:
@@ -104,9 +107,7 @@ def measure(work: Measurement, *, results: Path, store_url: str | None, quiet: b
     from harness.cli.progress import measurement_progress
     from harness.runner import SessionSpec, run_session
 
-    session_id = new_session_id(work.name)
     spec = SessionSpec(
-        id=session_id,
         name=work.name,
         variants=tuple(work.records),
         artifacts=dict(work.variants),
@@ -119,12 +120,11 @@ def measure(work: Measurement, *, results: Path, store_url: str | None, quiet: b
         reference=work.reference,
         experiment=dict(work.experiment),
     )
-    with (
-        open_store(results, store_url, create=True) as store,
-        log_to(session_folder(results, session_id)),
-        measurement_progress(quiet=quiet) as on_event,
-    ):
-        run_session(spec, store, on_event)
+    with open_store(results, store_url, create=True) as store:
+        before = None if work.resume is None else store.load(store.resolve(work.resume))
+        session_id = new_session_id(work.name) if before is None else before.session.id
+        with log_to(session_folder(results, session_id)), measurement_progress(quiet=quiet) as on_event:
+            run_session(dataclasses.replace(spec, id=session_id), store, on_event, resume=before)
         return show.load(store, session_id)
 
 

@@ -130,6 +130,8 @@ def _figures(row: Row) -> str:
             row.latency_median_ns, row.latency_median_low_ns, row.latency_median_high_ns
         )
         words.append(f"median {interval.replace('[', '(95 % ').replace(']', ')')}")
+    elif row.virtual_time_ns is not None:
+        words.append(f"virtual time {units.format_ns(row.virtual_time_ns)} (instructions counted, no latency)")
     if row.size_bytes is not None:
         words.append(units.format_bytes(row.size_bytes))
     if row.accuracy is not None:
@@ -147,6 +149,7 @@ def _against(item: Recommendation) -> str:
         return ""
     words = [
         _ratio(reference.latency_median_ns, row.latency_median_ns, "faster", "slower"),
+        _ratio(reference.virtual_time_ns, row.virtual_time_ns, "less virtual time", "more virtual time"),
         _ratio(reference.size_bytes, row.size_bytes, "smaller", "larger"),
     ]
     told = [word for word in words if word]
@@ -176,8 +179,8 @@ def _tie(item: Recommendation) -> str:
         return ""
     others = _names(name for name in item.tie if name != item.winner.variant)
     aim = item.constraints.objective
-    taken = "smallest" if aim == "latency" else "fastest"
-    return f"A tie: by {aim} it cannot be told apart from {others}, so the {taken} of them is taken."
+    taken = "smallest" if aim in ("latency", "virtual_time") else "fastest"
+    return f"A tie: by {aim.replace('_', ' ')} it cannot be told apart from {others}, so the {taken} of them is taken."
 
 
 def _limits(item: Recommendation) -> str:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from harness.choose import Recommendation
+from harness.choose import Recommendation, time_of
 from harness.report.advice import Advice, advise
 from harness.report.cells import COLUMNS, GRADE_MEANINGS, clean, has_value, plain_header, variant_label
 from harness.row import OK, REFUSED, Row
@@ -113,7 +113,7 @@ def exclusions(advice: Advice) -> list[Alike]:
 
 
 def _by_latency(row: Row) -> tuple[float, str]:
-    value = row.latency_median_ns
+    value = time_of(row)
     return (math.inf if value is None else value, row.variant)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from harness.choose import time_of
 from harness.compare import ComparisonTable, Pair
 from harness.report import units
 from harness.report.cells import clean
@@ -69,8 +70,8 @@ def _columns(pairs: Sequence[Pair]) -> list[GridColumn]:
         column("time ratio\n[95 %]", [_ratio(pair.comparison) for pair in pairs]),
         column("runs", [str(pair.comparison.n) for pair in pairs]),
         column("paired\nby", [pair.method for pair in pairs]),
-        column("median", [units.format_ns(pair.candidate.latency_median_ns) for pair in pairs]),
-        column("of the\nreference", [units.format_ns(pair.reference.latency_median_ns) for pair in pairs]),
+        column("median", [units.format_ns(time_of(pair.candidate)) for pair in pairs]),
+        column("of the\nreference", [units.format_ns(time_of(pair.reference)) for pair in pairs]),
         column("size\nratio", [units.format_number(pair.size_ratio) for pair in pairs]),
         column("accuracy\ndifference", [units.format_points(pair.accuracy_difference_pp) for pair in pairs]),
         column("outputs", [_identical(pair) for pair in pairs]),

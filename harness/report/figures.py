@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.choose import time_field
 from harness.report import units
 from harness.report.arrange import DeviceGroup
 from harness.report.cells import COLUMNS, clean, plain_header, variant_label
@@ -93,7 +94,7 @@ def _with_room(axis: dict[str, Any], low: float, high: float, *, before: float, 
 def hover(row: Row) -> str:
     """What a pointer at a variant shows: the same words as the table."""
     lines = [f"<b>{escape(variant_label(row))}</b>"]
-    for key in ("latency", "p90", "accuracy", "drop", "mae", "rmse", "size", "memory", "grade"):
+    for key in ("latency", "virtual", "p90", "accuracy", "drop", "mae", "rmse", "size", "memory", "grade"):
         column = COLUMNS[key]
         text = column.text(row)
         if text != units.NOT_AVAILABLE:
@@ -123,15 +124,19 @@ def _interval(row: Row, quality: str) -> tuple[float, float]:
 
 
 def trade_off(group: DeviceGroup, start: str) -> Figure | None:
-    """Accuracy (or error) against median latency, one point a variant, with interval bars, front and winner marked."""
-    timed = [row for row in group.ok if row.latency_median_ns is not None]
+    """Accuracy (or error) against median latency, one point a variant, with interval bars, front and winner marked.
+
+    On a device that counts instructions, against virtual time.
+    """
+    clock = time_field(group.ok)
+    timed = [row for row in group.ok if getattr(row, clock) is not None]
     quality = _quality(timed)
     if quality is None:
         return None
     name, title, scale = quality
     rows = [row for row in timed if getattr(row, name) is not None]
-    times = [row.latency_median_ns for row in rows if row.latency_median_ns is not None]
-    axis, factor = _time_axis(times, "median latency")
+    times = [float(getattr(row, clock)) for row in rows]
+    axis, factor = _time_axis(times, "median latency" if clock == "latency_median_ns" else "virtual time")
     axis = _with_room(axis, min(times) / factor, max(times) / factor, before=0.3)
     points = [(row, time / factor, getattr(row, name) * scale) for row, time in zip(rows, times, strict=True)]
     front = [point for point in points if group.on_front(point[0])]

@@ -20,7 +20,7 @@ Medians = Mapping[tuple[str, str], Mapping[int, float]]
 Context = dict[str, Any]
 
 _CSS_CLASSES = {"tflite", "onnx", "openvino", "A", "B", "C", "invalid"}
-_FIRST = ("variant", "latency", "accuracy", "drop", "mae", "rmse", "size", "grade", "p90", "memory", "gzip")
+_FIRST = ("variant", "latency", "virtual", "accuracy", "drop", "mae", "rmse", "size", "grade", "p90", "memory", "gzip")
 _LONGEST = 400
 
 
@@ -137,7 +137,7 @@ def _advice(group: DeviceGroup) -> Context:
 def _tiles(row: Row) -> list[dict[str, str]]:
     """The figures of the winner, large."""
     tiles = []
-    for key in ("latency", "p90", "size", "memory", "accuracy", "drop", "mae", "rmse"):
+    for key in ("latency", "virtual", "p90", "size", "memory", "accuracy", "drop", "mae", "rmse"):
         column = COLUMNS[key]
         main, more = _split(column.text(row))
         if main != units.NOT_AVAILABLE:
@@ -208,7 +208,8 @@ def _plots(
         plots[f"{identity}-trade-off"] = trade_off
         names["trade_off"] = f"{identity}-trade-off"
         quality = trade_off["layout"]["yaxis"]["title"]["text"].partition(" (")[0]
-        names["trade_off_title"] = f"{quality[0].upper()}{quality[1:]} against latency"
+        time = trade_off["layout"]["xaxis"]["title"]["text"].partition(" (")[0].removeprefix("median ")
+        names["trade_off_title"] = f"{quality[0].upper()}{quality[1:]} against {time}"
         names["trade_off_caption"] = (
             "Up and to the left is better. Horizontal bars: 95 % interval of the median over runs. "
             + ("Vertical bars: 95 % interval of the difference to the base model. " if quality == "accuracy" else "")

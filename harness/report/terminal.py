@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 # In this order columns are added while there is room; "+" is the long form of one that has a short. For those in
 # _SQUEEZE the variant's name is folded; for others it keeps a width of _NAME_ENOUGH.
 _ORDER = (
+    "virtual",
     "accuracy",
     "drop",
     "rmse",
@@ -48,7 +49,7 @@ _ORDER = (
     "memory+",
     "p90+",
 )
-_SQUEEZE = ("accuracy", "drop", "rmse", "rmse_ratio")
+_SQUEEZE = ("virtual", "accuracy", "drop", "rmse", "rmse_ratio")
 _NAME_ENOUGH = 30
 # Headers in two lines are narrower. Cells that have a short form, with its header:
 _HEADERS = {

@@ -30,6 +30,9 @@ class Rules:
     half_width: float = 0.03
 
 
+# How far two boots of the same counting emulator may lie apart.
+REPEATS = 0.005
+
 # A quick or standard session is held to the same rules: quick ones then come out as B, and say why.
 RULES = {
     "headline": Rules(runs=12, half_width=0.01),
@@ -42,7 +45,8 @@ class Evidence:
     """What was measured of one variant on one device. `*_s`, `*_samples`: of the run that had the least.
 
     `remarks`: further rules unmet, in words (each makes the row B at best), such as a precision that is not the one asked
-    for. `failure`: why the row has no result at all.
+    for. `failure`: why the row has no result at all. `counted`: instructions were counted instead of time measured, and `spread`
+    is how far the run medians lie apart, relative: rules about time do not apply then.
     """
 
     preset: str
@@ -55,6 +59,8 @@ class Evidence:
     drift: Drift | None
     contention: Contention | None
     emulated: bool = False
+    counted: bool = False
+    spread: float | None = None
     failure: str | None = None
     remarks: tuple[str, ...] = ()
 
@@ -65,11 +71,22 @@ def grade(evidence: Evidence) -> tuple[str, tuple[str, ...]]:
         return "invalid", (evidence.failure,)
     if evidence.runs == 0:
         return "invalid", ("no latency was measured", *evidence.remarks)
+    if evidence.counted:
+        return "C", (*_counted(evidence), *evidence.remarks)
     indicative = _indicative(evidence)
     unmet = [*_sampling(evidence), *_drift(evidence.drift), *_lightly_contended(evidence), *evidence.remarks]
     if indicative:
         return "C", (*indicative, *unmet)
     return ("B", tuple(unmet)) if unmet else ("A", ())
+
+
+def _counted(evidence: Evidence) -> list[str]:
+    reasons = ["virtual time: instructions counted by an emulator"]
+    if evidence.runs == 1:
+        reasons.append("one run: that it repeats was not seen")
+    if evidence.spread is not None and evidence.spread > REPEATS:
+        reasons.append(f"does not repeat: its runs lie {evidence.spread:.1%} apart, more than {REPEATS:.1%}")
+    return reasons
 
 
 def _indicative(evidence: Evidence) -> list[str]:

@@ -55,7 +55,7 @@ class Entry:
     @property
     def alive(self) -> bool:
         """Whether the process that wrote it still runs."""
-        return _started(self.pid) == self.started
+        return process_started(self.pid) == self.started
 
     def write(self) -> None:
         """Bring it to the disk, whole or not at all. Raises OSError."""
@@ -104,7 +104,7 @@ def new_entry(
         session=session,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         pid=os.getpid(),
-        started=_started(os.getpid()),
+        started=process_started(os.getpid()),
         undo=tuple(tuple(command) for command in undo),
         knobs=dict(knobs),
         env=dict(profile.environment),
@@ -168,7 +168,7 @@ def _sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _started(pid: int) -> str:
+def process_started(pid: int) -> str:
     """When a process started: with its number, that names it for good. Empty when it is gone."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")

@@ -1,0 +1,116 @@
+"""A session that was killed, interrupted or lost its devices goes on: what it has already, and whether it is the same.
+
+Pure: stored runs → Progress, which `harness.measuring` takes its missing jobs from. What ended is never repeated: a finished
+run, and a variant that failed for a reason of its own. What was cut off, lost with its device, or never begun is made.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from harness.errors import SpecError
+from harness.records import LATENCY, MEASURE, PROBE, Run, SessionData
+
+if TYPE_CHECKING:
+    from harness.runner import SessionSpec
+
+Key = tuple[str, str]  # device, engine
+# Failures that the user may have mended since.
+_MENDABLE = {"EngineMissing", "EngineNotAllowed"}
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """`last`: number of the last run. `probes`: (device, variant, repetition) made. `rounds`: (device, engine) → latency
+    rounds made. `failed`: (device, variant) not to be asked again. `told`: (device, variant) whose missing engine is on
+    record. `medians`: (device, engine) → variant → one median per run, ns. `first_s`: (device, variant) → seconds."""
+
+    last: int = 0
+    probes: frozenset[tuple[str, str, int]] = frozenset()
+    rounds: Mapping[Key, frozenset[int]] = field(default_factory=dict)
+    failed: frozenset[tuple[str, str]] = frozenset()
+    told: frozenset[tuple[str, str]] = frozenset()
+    medians: Mapping[Key, Mapping[str, list[float]]] = field(default_factory=dict)
+    first_s: Mapping[tuple[str, str], float] = field(default_factory=dict)
+
+
+def run_medians(run: Run) -> dict[str, float]:
+    """Variant → median of a run's measured samples, ns."""
+    samples: dict[str, list[Any]] = defaultdict(list)
+    for block in run.blocks:
+        if block.phase == MEASURE:
+            samples[block.variant].append(block.wall_ns)
+    return {name: float(np.median(np.concatenate(parts))) for name, parts in samples.items()}
+
+
+def progress_of(data: SessionData) -> Progress:
+    """What the session has."""
+    probes: set[tuple[str, str, int]] = set()
+    failed: set[tuple[str, str]] = set()
+    told: set[tuple[str, str]] = set()
+    rounds: dict[Key, set[int]] = defaultdict(set)
+    medians: dict[Key, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    first_s: dict[tuple[str, str], float] = {}
+    last = 0
+    for run in data.runs:
+        number = run.id.rpartition(".")[2]
+        last = max(last, int(number) if number.isdigit() else 0)
+        for variant, failure in run.failed_variants.items():
+            (told if failure.name in _MENDABLE else failed).add((run.device, variant))
+        if run.status != "ok":
+            continue
+        if run.kind == PROBE:
+            probes |= {(run.device, load.variant, run.round) for load in run.loads}
+            for load in run.loads:
+                if load.first_inference_ns is not None:
+                    first_s[run.device, load.variant] = load.first_inference_ns / 1e9
+        elif run.kind == LATENCY:
+            rounds[run.device, run.engine].add(run.round)
+            for variant, median in run_medians(run).items():
+                medians[run.device, run.engine][variant].append(median)
+    return Progress(
+        last=last,
+        probes=frozenset(probes),
+        rounds={key: frozenset(found) for key, found in rounds.items()},
+        failed=frozenset(failed),
+        told=frozenset(told),
+        medians={key: dict(found) for key, found in medians.items()},
+        first_s=first_s,
+    )
+
+
+def check_same(spec: SessionSpec, data: SessionData) -> None:
+    """Raise SpecError when the session was made of something else than `spec`: its runs would not belong together."""
+    before, now = data.session, spec
+    stored = {variant.name: variant.artifact_sha256 for variant in data.variants if variant.status == "ok"}
+    given = {record.name: record.artifact_sha256 for record in now.variants if record.status == "ok"}
+    differences = [
+        f"{name}: {old!r} then, {new!r} now"
+        for name, old, new in (
+            ("seed", before.seed, now.seed),
+            ("threads", before.environment.get("threads"), now.threads),
+            ("precision", before.environment.get("precision"), now.precision),
+            ("devices", sorted(d.name for d in data.devices), sorted(d.name for d in now.devices)),
+            ("variants", sorted(stored), sorted(given)),
+            ("rows", 0 if data.reference is None else data.reference.rows, now.reference.rows if now.reference else 0),
+        )
+        if old != new
+    ]
+    protocol = asdict(now.protocol)
+    differences += [
+        f"protocol {key}: {value!r} then, {protocol[key]!r} now"
+        for key, value in before.protocol.items()
+        if key in protocol and protocol[key] != value
+    ]
+    if stored.keys() == given.keys():
+        differences += [f"the artifact of {name} is another" for name in stored if stored[name] != given[name]]
+    if differences:
+        raise SpecError(
+            f"session {before.id} cannot go on: {'; '.join(differences)}",
+            remedy="give what it was begun with, or start a new session without --resume",
+        )

@@ -138,7 +138,8 @@ class AdbTransport(Transport):
             found = self.sha256([part]).get(part)
             if found != digest:
                 raise TransportError(f"{self.label}: {remote} arrived damaged (sha256 {found})", transient=True)
-            self._shell.must("cannot rename", 'mv -f "$1" "$2"', part, remote)
+            # The daemon gives group and others what the owner has, whatever mode was sent.
+            self._shell.must("cannot rename", 'chmod "$1" "$2" && mv -f "$2" "$3"', f"{mode:o}", part, remote)
         except BaseException as error:
             self._folders.clear()
             self._tidy(part)

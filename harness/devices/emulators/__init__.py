@@ -36,4 +36,8 @@ def start_emulator(profile: DeviceProfile) -> RunningEmulator:
         from harness.devices.emulators.qemu_system import QemuSystem
 
         return QemuSystem(profile)
+    if kind == "qemu-user":
+        from harness.devices.emulators.qemu_user import QemuUser
+
+        return QemuUser(profile)
     raise DeviceError(f"{profile.name} is no emulator: its profile has no 'emulator'")

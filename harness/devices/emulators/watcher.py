@@ -41,10 +41,16 @@ def _start(folder: Path, argv: list[str]) -> subprocess.Popen[bytes]:
 
 
 def _kill(child: subprocess.Popen[bytes]) -> None:
-    """The emulator and all it started; harmless when nobody is left."""
+    """The emulator and all it started, also what left its process group; harmless when nobody is left."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
+    # As their subreaper this process inherits those whose parents are gone.
+    mine = Path(f"/proc/self/task/{os.getpid()}/children")
+    while orphans := mine.read_text(encoding="ascii").split():
+        for orphan in orphans:
+            os.kill(int(orphan), signal.SIGKILL)
+            os.waitpid(int(orphan), 0)
 
 
 def main() -> int:

@@ -15,6 +15,12 @@ from harness.collectors.unavailable import Unavailable
 
 # What a battery that works can have, in tenths of a degree.
 _TENTHS_C = range(-299, 1000)
+_SMALLEST_UA = 10_000
+
+
+def _microamperes(current: int | None) -> int | None:
+    """The documented µA. A number that is small in µA is mA on many phones: left to the power collector to find out."""
+    return current if current is not None and (current == 0 or abs(current) >= _SMALLEST_UA) else None
 
 
 def service_facts(text: str) -> dict[str, Any] | None:
@@ -92,7 +98,7 @@ def _gauge(nodes: Mapping[str, str]) -> dict[str, Any]:
         "temperature_c": None if temp is None or temp not in _TENTHS_C else temp / 10,
         "voltage_uv": _microvolts(number("voltage_now")),
         "charge_uah": number("charge_counter") or number("charge_now"),
-        "current_ua": number("current_now"),
+        "current_ua": _microamperes(number("current_now")),
         "power_uw": number("power_now"),
         "technology": nodes.get("technology") or None,
     }

@@ -13,18 +13,19 @@ from typing import Any
 from harness.collectors.android_text import THERMAL_STATUS, parse_thermalservice
 from harness.collectors.unavailable import Unavailable
 
-# Names of zones that hold something else: limits of Qualcomm's hardware, voltages, currents and the state of charge.
-_NOT_TEMPERATURES = re.compile(r"lmh-dcvs|(^|[-_])(ibat|vbat|bcl|vph)([-_]|$)|^soc$|-lvl\d|trip|^iio-temp$")
+# Names of zones that hold something else: limits of Qualcomm's hardware, voltages, currents, the state of charge, and a
+# constant 100 °C of the first Jetson Nano.
+_NOT_TEMPERATURES = re.compile(r"lmh-dcvs|(^|[-_])(ibat|vbat|bcl|vph)([-_]|$)|^soc$|-lvl\d|trip|^pmic-die$")
 _KINDS = (
     ("battery", r"batt|^bms|^bat$"),
-    ("gpu", r"gpu|mali|kgsl"),
+    ("gpu", r"gpu|mali|kgsl|^g3d$"),
     ("npu", r"npu|tpu|cdsp|dsp"),
     ("skin", r"skin|quiet|shell|back[-_]?therm|surface"),
     (
         "cpu",
-        r"cpu|x86_pkg|coretemp|package|k10temp|tctl|tdie|bigcore|littlecore|^big$|^mid$|^little$|^g3d?$|apc|cluster|core\d",
+        r"cpu|x86_pkg|coretemp|package|k10temp|tctl|tdie|bigcore|littlecore|^big$|^mid$|^little$|apc|cluster|core\d",
     ),
-    ("soc", r"soc|tsens|^ap$|^ap[-_]|tj|exynos|bcm2835|acpitz|imx_thermal|mtkts"),
+    ("soc", r"soc|tsens|^ap$|^ap[-_]|tj|exynos|bcm2835|acpitz|imx_thermal|mtktsap"),
 )
 _PI_NOW = {
     0: "under-voltage",

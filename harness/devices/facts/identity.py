@@ -14,6 +14,9 @@ Texts = Mapping[str, str]
 
 _NO_NAME = {"", "none", "to be filled by o.e.m.", "default string", "system product name", "not specified", "unknown"}
 
+# Last entries of device trees that stand for a family, where the chip is the one before.
+_FAMILIES = {"arm-platform", "g12a", "g12b", "sm1", "meson-gxl"}
+
 
 def parse_getprop(text: str) -> dict[str, str]:
     """`[key]: [value]` lines of Android's getprop; a value may go over several lines."""
@@ -108,6 +111,7 @@ def model_of(texts: Texts, props: Mapping[str, str]) -> str | None:
         return f"Lenovo {version}" if not version.lower().startswith("lenovo") else version
     if product.lower() in _NO_NAME:
         return None
+    vendor = re.sub(r",? (Inc|Corp|Ltd|Corporation)\.?$", "", vendor)
     if vendor.lower() in _NO_NAME or product.lower().startswith(vendor.split()[0].lower()):
         return product
     return f"{vendor} {product}"
@@ -115,9 +119,13 @@ def model_of(texts: Texts, props: Mapping[str, str]) -> str | None:
 
 def soc_of(texts: Texts, props: Mapping[str, str]) -> str | None:
     """The system on a chip; None on machines that have none, as x86 laptops."""
-    if props.get("ro.soc.model") and props["ro.soc.model"].lower() != "unknown":
+    if props.get("ro.soc.model", "unknown").lower() != "unknown" and props.get("ro.soc.manufacturer") != "AOSP":
         return soc_name(props["ro.soc.model"], props.get("ro.soc.manufacturer"))
     hardware = re.search(r"^Hardware\s*:\s*(.+)$", texts.get("/proc/cpuinfo", ""), flags=re.MULTILINE)
+    # A platform may stand for several chips: the number that the kernel gives is the chip's own.
+    number = re.search(r"\b((?:MSM|SDM|SM|APQ|MT)\d+\w*)", "" if hardware is None else hardware[1])
+    if number is not None:
+        return soc_name(number[1].removesuffix("V"))
     for name in ("ro.vendor.mediatek.platform", "ro.mediatek.platform", "ro.hardware.chipname"):
         if props.get(name):
             return soc_name(props[name])
@@ -131,9 +139,9 @@ def soc_of(texts: Texts, props: Mapping[str, str]) -> str | None:
     if re.fullmatch(r"[A-Z]+\d+\w*", chip):
         return soc_name(chip)
     if hardware is not None:
-        words = hardware[1].replace("Qualcomm Technologies, Inc", "").replace("Qualcomm", "").strip()
+        words = re.sub(r"(?i)qualcomm technologies, inc|qualcomm|hisilicon", "", hardware[1]).strip()
         return soc_name(words) if words and words != "Goldfish" else None
-    return platform or None
+    return None if platform in {"", "goldfish", "ranchu"} else platform
 
 
 def _soc_of_tree(compatible: str) -> str | None:
@@ -141,6 +149,8 @@ def _soc_of_tree(compatible: str) -> str | None:
     entries = [entry.strip() for entry in re.split(r"[\0\n]", compatible) if "," in entry]
     if not entries or entries[-1] == "linux,dummy-virt":
         return None
+    while entries[-1].partition(",")[2] in _FAMILIES and entries[-2:-1] and entries[-2].startswith(entries[-1][:3]):
+        entries.pop()
     vendor, _, chip = entries[-1].partition(",")
     return soc_name(chip, vendor)
 

@@ -5,6 +5,8 @@ Only names that are certain: an unknown number is shown as the device gives it.
 
 from __future__ import annotations
 
+import re
+
 # Code names of Android's `ro.board.platform` that stand for one chip.
 CHIP_OF_PLATFORM = {
     "msm8916": "MSM8916", "msm8953": "MSM8953", "msm8974": "MSM8974", "msm8992": "MSM8992", "msm8994": "MSM8994",
@@ -29,7 +31,7 @@ _MARKET_NAMES = {
     "SM8450": "Snapdragon 8 Gen 1", "SM8475": "Snapdragon 8+ Gen 1", "SM8550": "Snapdragon 8 Gen 2",
     "SM8650": "Snapdragon 8 Gen 3", "SM8750": "Snapdragon 8 Elite", "GS101": "Tensor", "GS201": "Tensor G2",
     "Zuma": "Tensor G3", "Zuma Pro": "Tensor G4", "S5E9925": "Exynos 2200", "S5E9945": "Exynos 2400",
-    "EXYNOS9810": "Exynos 9810", "EXYNOS9820": "Exynos 9820", "MT6768": "Helio P65", "MT6785": "Helio G90",
+    "MSM8996PRO": "Snapdragon 821", "APQ8096": "Snapdragon 820", "MT6768": "Helio P65", "MT6785": "Helio G90",
     "MT6833": "Dimensity 700", "MT6893": "Dimensity 1200", "MT6983": "Dimensity 9000", "MT6989": "Dimensity 9300",
     "TEGRA234": "Orin", "TEGRA194": "Xavier", "TEGRA210": "Tegra X1",
 }  # fmt: skip
@@ -53,6 +55,9 @@ def soc_name(chip: str, maker: str | None = None) -> str:
             ),
             None,
         )
+    found = re.fullmatch(r"(?i)(exynos|kirin)[ _-]?(\d+\w*)", chip)
+    if found is not None:
+        return f"{'Samsung' if found[1].lower() == 'exynos' else 'HiSilicon'} {found[1].capitalize()} {found[2]}"
     shown = upper if upper.startswith(("SM", "SDM", "MSM", "MT", "GS", "BCM", "RK", "S5E")) else chip
     if upper.startswith("TEGRA"):
         shown = chip.capitalize()

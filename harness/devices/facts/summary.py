@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.devices.facts import battery, heat
 from harness.devices.facts.battery import parse_power_supply
-from harness.devices.facts.cpu import clusters_of, parse_cpuinfo, parse_lscpu_models, physical_cores_of, turbo_of
+from harness.devices.facts.cpu import clusters_of, parse_lscpu_models, physical_cores_of, turbo_of
 from harness.devices.facts.heat import (
     headline,
     parse_cooling,
@@ -95,15 +95,8 @@ def _power_mode(nvpmodel: str) -> str | None:
 
 def _cpus(texts: Mapping[str, str], props: Mapping[str, str]) -> dict[str, Any]:
     clusters = clusters_of(texts)
-    named = [cluster for cluster in clusters if "core" in cluster]
-    cpuinfo = texts.get("/proc/cpuinfo", "")
-    model = None
-    # ARM kernels name a board or a family there; the cores say more.
-    if "model name" not in next(iter(parse_cpuinfo(cpuinfo).values()), {}) and named:
-        model = " + ".join(f"{len(cluster['cpus'])} × {cluster['core']}" for cluster in named)
-    elif "AArch64 Processor" in cpuinfo or "ARMv7 Processor" in cpuinfo or "ARMv8 Processor" in cpuinfo:
-        model = " + ".join(f"{len(cluster['cpus'])} × {cluster['core']}" for cluster in named) or None
-    model = model or parse_cpu_model(cpuinfo)
+    # ARM kernels name a board or an architecture in cpuinfo; the cores say more. x86 kernels name the processor.
+    model = _cores_in_words(clusters) or parse_cpu_model(texts.get("/proc/cpuinfo", ""))
     if model is None or model.startswith("implementer"):
         kinds = [name for name in parse_lscpu_models(texts.get("lscpu", "")) if name != "-"]
         model = " + ".join(kinds) or model
@@ -116,6 +109,15 @@ def _cpus(texts: Mapping[str, str], props: Mapping[str, str]) -> dict[str, Any]:
         "turbo": turbo_of(texts),
         "abi": props.get("ro.product.cpu.abi"),
     }
+
+
+def _cores_in_words(clusters: list[dict[str, Any]]) -> str | None:
+    """`4 × Cortex-A55 + 4 × Cortex-A76`; None where the cores have no names."""
+    counts: dict[str, int] = {}
+    for cluster in clusters:
+        if "core" in cluster and not cluster["core"].endswith("-core"):
+            counts[cluster["core"]] = counts.get(cluster["core"], 0) + len(cluster["cpus"])
+    return " + ".join(f"{count} × {core}" for core, count in counts.items()) or None
 
 
 def _battery(texts: Mapping[str, str]) -> dict[str, Any] | None:
@@ -132,9 +134,12 @@ def _heat(texts: Mapping[str, str]) -> dict[str, Any]:
     zones = parse_thermal_zones(texts)
     sensors = [*zones, *parse_hwmon_temperatures(texts)]
     hal = [] if service is None else service["sensors"]
-    # The HAL's names stand for sensors that are among the zones too: they add what the zones do not have.
+    # The HAL knows what its sensors sit on; many are zones of the same name. It adds kinds that the zones do not have.
+    told = {sensor["name"]: sensor["kind"] for sensor in hal}
+    for sensor in zones:
+        sensor["kind"] = told.get(sensor["name"], sensor["kind"])
     kinds = {sensor["kind"] for sensor in zones}
-    sensors += [sensor for sensor in hal if not zones or sensor["kind"] not in kinds]
+    sensors += [sensor for sensor in hal if sensor["kind"] not in kinds]
     throttled = parse_pi_throttled(texts.get("vcgencmd get_throttled", "")) or parse_pi_throttled(
         texts.get(_PI_NODE, "")
     )

@@ -20,7 +20,7 @@ from harness.collectors.latency import blocks_of, loads_of
 from harness.devices.device import Device, failure_of
 from harness.errors import DeviceError, MeasurementError
 from harness.execution import Transcript, listen
-from harness.records import PROBE, Evaluation, Failure, Run
+from harness.records import LATENCY, Evaluation, Failure, Run
 
 BACKOFF_S = (0.5, 2.0, 8.0)
 
@@ -157,12 +157,12 @@ def to_run(outcome: Outcome, work: Work, *, run_id: str, session_id: str, device
         failure = Failure("measurement", "ProtocolError", f"the agent sent what cannot be read: {error}")
     if outcome.error is not None:
         failure = failure_of(outcome.error)
-    if work.kind == PROBE and failure is not None and not outcome.lost and not outcome.interrupted:
+    if work.kind != LATENCY and failure is not None and not outcome.lost and not outcome.interrupted:
         failed.setdefault(work.variants[0], failure)
     status = "ok"
     if outcome.interrupted:
         status = "interrupted"
-    elif failure is not None or (work.kind == PROBE and failed):
+    elif failure is not None or (work.kind != LATENCY and failed):
         status = "failed"
     environment = transcript.environment()
     environment["requested"] = outcome.requested
@@ -199,7 +199,7 @@ def failed_run(
         session_id=session_id,
         device=device,
         engine=engine,
-        kind=PROBE,
+        kind="probe",
         round=round_,
         started_at=_now(),
         duration_s=0.0,

@@ -186,4 +186,8 @@ class _Allowance:
             plan = self._job.latency
             visit = max(plan.warmup_max_s, 2 * plan.block_max_s)
             return self._hang_s + visit + _PATIENCE * self._inference_s
+        if self._job.energy is not None:
+            energy = self._job.energy
+            phase = max(energy.idle_s, energy.window_s) + 2 * energy.settle_s
+            return self._hang_s + phase + _PATIENCE * self._inference_s
         return self._hang_s

@@ -86,6 +86,14 @@ class ProtocolSpec(_Strict):
         default=None, ge=0, description="Unrecorded-in-results inferences after switching variants."
     )
 
+    energy: bool | None = Field(default=None, description="Measure energy too, on devices with a power meter.")
+    energy_idle_s: float | None = Field(
+        default=None, ge=10, description="Seconds of idling before and after the work (30 by the rules)."
+    )
+    energy_window_s: float | None = Field(default=None, ge=10, description="Seconds of a window of work.")
+    energy_windows: int | None = Field(default=None, ge=1, description="Windows of work per variant (5 by the rules).")
+    energy_rate_hz: float | None = Field(default=None, gt=0, le=100, description="Readings of the meter per second.")
+
     def build(self) -> MeasurementProtocol:
         """The preset with the changes applied."""
         changes = {k: v for k, v in self.model_dump(exclude={"preset"}).items() if v is not None}

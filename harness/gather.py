@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from harness.agent.protocol import ENGINE_OF_FORMAT
 from harness.records import (
+    ENERGY,
     LATENCY,
     MEASURE,
     PROBE,
@@ -68,7 +69,9 @@ class Cell:
     probes: list[Load] = field(default_factory=list)
     loads: list[Load] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
+    energy: list[Run] = field(default_factory=list)
     environments: list[Mapping[str, Any]] = field(default_factory=list)
+    sensors: list[tuple[dict[str, Any], ...]] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     lost: Failure | None = None  # why a run failed that named no culprit
     alive: bool = False  # something succeeded after the last failure
@@ -86,6 +89,11 @@ class Cell:
     def add(self, run: Run) -> None:
         """Take in what this run says of the variant."""
         name = self.variant.name
+        if run.kind == ENERGY:
+            # One of another variant says nothing of this one; a failure there leaves the variant's other figures alone.
+            if name in run.failed_variants or any(load.variant == name for load in run.loads):
+                self.energy.append(run)
+            return
         failure = run.failed_variants.get(name)
         if failure is not None:
             self.failures.append(failure)
@@ -104,6 +112,8 @@ class Cell:
             self.latency.append(RunSamples(run, measured, warmup))
         if loads or measured:
             self.environments.append(run.environment)
+            if run.kind == LATENCY:
+                self.sensors.append(run.sensors)
             self.alive = True
 
 

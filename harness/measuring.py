@@ -11,37 +11,38 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from converters.variant import Variant
 from harness.agent.protocol import ENGINE_OF_FORMAT, Data, Job, Model, ProbePlan
 from harness.attempts import Outcome, Work, begin, carry_out, failed_run, to_run
+from harness.collectors.meters import Meter
 from harness.devices.device import Device
 from harness.errors import DeviceError
 from harness.events import COOLING, FAILED, FINISHED, RETRY, STARTED, STOPPED, UNREACHABLE, Event, OnEvent
+from harness.metering import meters_of, plan_for
 from harness.plan import (
     COUNTED_PACE,
+    EnergyJob,
     LatencyJob,
     Plan,
     ProbeJob,
     Target,
+    energy_s,
     for_counted_instructions,
     latency_plan,
     visit_s,
 )
 from harness.records import (
+    ENERGY,
     LATENCY,
     PROBE,
-    DeviceRecord,
     Failure,
-    Reference,
     Run,
-    Session,
-    VariantRecord,
 )
 from harness.resume import Progress, run_medians
+from harness.session_store import SessionStore
 from harness.stats.stopping import StoppingRule, decide
 
 Key = tuple[str, str]  # device, engine
@@ -54,28 +55,6 @@ NOTHING_YET = Progress()
 
 def _pace(device: Device) -> float:
     return COUNTED_PACE if device.profile.counts_instructions else 1.0
-
-
-class SessionStore(Protocol):
-    """What the runner needs of `harness.store.Store`."""
-
-    def add_session(
-        self,
-        session: Session,
-        variants: Sequence[VariantRecord] = (),
-        devices: Sequence[DeviceRecord] = (),
-        reference: Reference | None = None,
-    ) -> None:
-        """Begin a session."""
-
-    def add_device(self, session_id: str, device: DeviceRecord) -> None:
-        """Replace a device's record."""
-
-    def add_run(self, run: Run) -> None:
-        """Commit a run."""
-
-    def finish_session(self, session_id: str, status: str) -> None:
-        """Set the session's status."""
 
 
 class Measuring:
@@ -131,6 +110,7 @@ class Measuring:
         self.made: dict[Key, int] = {key: len(progress.rounds.get(key, ())) for key in self.open}
         self.done = len(progress.probes) + sum(self.made.values())
         self.probes_left = 0
+        self.energies_left = 0
         self.round = 0
         self.runs = progress.last
 
@@ -150,12 +130,13 @@ class Measuring:
             else:
                 self.probes_left -= 1
         self._latency_rounds()
+        self._energies()
 
     # -- telling ---------------------------------------------------------------------------------------------------
 
     def tell(self, kind: str, text: str, *, device: str | None = None, engine: str | None = None) -> None:
         """Send an event with how far the session is."""
-        left = self.probes_left + sum(self._runs_left(key) for key in self.open)
+        left = self.probes_left + sum(self._runs_left(key) for key in self.open) + self.energies_left
         self.on_event(Event(kind, text, self.done, self.done + left, self._remaining_s(), device, engine))
 
     def _runs_left(self, key: Key) -> int:
@@ -166,7 +147,7 @@ class Measuring:
         seen = self.durations[PROBE]
         if not seen:
             return None
-        rest = self.probes_left * float(np.mean(seen))
+        rest = self.probes_left * float(np.mean(seen)) + self.energies_left * energy_s(self.plan.protocol)
         for key in self.open:
             left = self._runs_left(key)
             if left:
@@ -200,7 +181,7 @@ class Measuring:
         """Do the work, store the run at once, tell; the partial run too when interrupted."""
         name = device.profile.name
         outcome = begin()
-        what = f"{name} {work.engine} " + (work.variants[0] if work.kind == PROBE else f"run {work.round + 1}")
+        what = f"{name} {work.engine} " + (f"run {work.round + 1}" if work.kind == LATENCY else work.variants[0])
         self.tell(STARTED, what, device=name, engine=work.engine)
 
         def retrying(error: DeviceError, pause_s: float) -> None:
@@ -240,6 +221,9 @@ class Measuring:
         """A probe is done however it ended; a latency run that failed is going to be made again."""
         if work.kind == PROBE:
             self.probes_left -= 1
+            self.done += 1
+        elif work.kind == ENERGY:
+            self.energies_left -= 1
             self.done += 1
         elif run.status == "ok":
             self.made[run.device, run.engine] += 1
@@ -369,6 +353,31 @@ class Measuring:
             return replace(self._job(device, job.engine, job.variants), latency=plan)
 
         return Work(LATENCY, job.engine, job.round, job.variants, build, protocol.hang_s, pace=_pace(device))
+
+    # -- energy ----------------------------------------------------------------------------------------------------
+
+    def _energies(self) -> None:
+        """Energy runs, one variant at a time, on devices with a meter that can be believed."""
+        jobs = [
+            job for job in self.plan.energies(self.healthy) if (job.device, job.variant) not in self.progress.energy
+        ]
+        if jobs:
+            meters = meters_of(self.devices, (job.device for job in jobs), self.store, self.session_id)
+            jobs = [job for job in jobs if job.device in meters]
+            self.energies_left = len(jobs)
+            for job in jobs:
+                self._energy(job, meters[job.device])
+
+    def _energy(self, job: EnergyJob, meter: Meter) -> None:
+        if job.variant not in self.healthy[job.device, job.engine]:
+            self.energies_left -= 1
+            return
+        device, protocol = self.devices[job.device], self.protocols[job.device]
+
+        def build() -> Job:
+            return replace(self._job(device, job.engine, (job.variant,)), energy=plan_for(protocol, meter))
+
+        self._carry_out(device, Work(ENERGY, job.engine, 0, (job.variant,), build, protocol.hang_s))
 
     def _note_medians(self, key: Key, run: Run) -> None:
         for variant, median in run_medians(run).items():

@@ -8,7 +8,7 @@ import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.agent.protocol import ENGINE_OF_FORMAT, LatencyPlan
+from harness.agent.protocol import ENGINE_OF_FORMAT, EnergyPlan, LatencyPlan, SensorChannel
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,8 @@ class MeasurementProtocol:
     and run, spread over `rounds` interleaved rounds. `probes`: fresh processes per variant for cold start and memory.
     `block_max_s`, `warmup_max_s`: a visit to a slow variant ends then, even with fewer samples. `hang_s`: how long a
     device may be silent beyond what its work should take before the run counts as hanging.
+    `energy`: also measure energy, where the device has a power meter: per variant a run of `energy_windows` windows of
+    `energy_window_s` (longer for a slow meter) between two idle phases of `energy_idle_s`, read `energy_rate_hz` times a second.
     """
 
     preset: str = "standard"
@@ -38,6 +40,12 @@ class MeasurementProtocol:
     block_max_s: float = 10.0
     warmup_max_s: float = 30.0
     hang_s: float = 120.0
+    energy: bool = False
+    energy_idle_s: float = 30.0
+    energy_window_s: float = 10.0
+    energy_windows: int = 5
+    energy_settle_s: float = 2.0
+    energy_rate_hz: float = 10.0
 
 
 PRESETS: dict[str, MeasurementProtocol] = {
@@ -52,6 +60,8 @@ PRESETS: dict[str, MeasurementProtocol] = {
         block_max_s=0.5,
         warmup_max_s=2.0,
         hang_s=60.0,
+        energy_idle_s=10.0,
+        energy_windows=2,
     ),
     "standard": MeasurementProtocol(),
     "headline": MeasurementProtocol(preset="headline", runs=12, max_runs=24, target=0.01, probes=6),
@@ -131,6 +141,15 @@ class LatencyJob:
 
 
 @dataclass(frozen=True, slots=True)
+class EnergyJob:
+    """One variant in a fresh process, idle and at work by turns, while the device's power meter is read."""
+
+    device: str
+    engine: str
+    variant: str
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Targets, protocol and seed; the jobs follow from them alone, in the order in which they are to be run.
 
@@ -180,6 +199,16 @@ class Plan:
         order = tuple(tuple(chance.sample(variants, len(variants))) for _ in range(self.protocol.rounds))
         return LatencyJob(target.device, target.engine, round_, tuple(loading), order)
 
+    def energies(self, healthy: Mapping[tuple[str, str], Collection[str]]) -> tuple[EnergyJob, ...]:
+        """Each variant that `healthy` still names once, all devices mixed, in random order; none unless asked for."""
+        jobs = [
+            EnergyJob(target.device, target.engine, variant)
+            for target in self.targets
+            for variant in target.variants
+            if self.protocol.energy and variant in healthy.get(target.key, ())
+        ]
+        return tuple(self._random("energy", 0).sample(jobs, len(jobs)))
+
     def _random(self, purpose: str, index: int) -> random.Random:
         # Seeded by a text: the same on every machine and Python, and independent of how much was drawn before.
         return random.Random(f"{self.seed}/{purpose}/{index}")  # noqa: S311 - no secret
@@ -215,6 +244,43 @@ def latency_plan(protocol: MeasurementProtocol, order: tuple[tuple[str, ...], ..
         block_samples=math.ceil(protocol.run_samples / rounds),
         block_s=protocol.run_s / rounds,
         block_max_s=max(protocol.block_max_s, protocol.run_s / rounds),
+    )
+
+
+# A slow meter is given a longer window, up to here; a slower one is refused.
+_ENERGY_UPDATES, _LONGEST_WINDOW_S = 11, 180.0
+# Reading the meter may take that share of the time between two readings, no more.
+_READING_SHARE = 0.1
+
+
+def energy_plan(
+    protocol: MeasurementProtocol,
+    channels: tuple[SensorChannel, ...],
+    meter: Mapping[str, object],
+    *,
+    update_s: float | None,
+    cost_s: float,
+) -> EnergyPlan:
+    """What the agent is told: windows long enough for a meter that renews its value every `update_s`, read so seldom that
+    reading (`cost_s` at a time) hardly matters."""
+    enough_s = 0.0 if update_s is None else min(_ENERGY_UPDATES * update_s, _LONGEST_WINDOW_S)
+    window_s = max(protocol.energy_window_s, enough_s)
+    rate_hz = min(protocol.energy_rate_hz, _READING_SHARE / cost_s if cost_s > 0 else protocol.energy_rate_hz)
+    return EnergyPlan(
+        channels=channels,
+        rate_hz=max(rate_hz, _ENERGY_UPDATES / window_s),
+        idle_s=max(protocol.energy_idle_s, enough_s),
+        settle_s=max(protocol.energy_settle_s, 2 * (update_s or 0.0)),
+        window_s=window_s,
+        windows=protocol.energy_windows,
+        meter=dict(meter),
+    )
+
+
+def energy_s(protocol: MeasurementProtocol) -> float:
+    """Expected seconds of an energy run with a meter that is not slow."""
+    return (
+        2 * protocol.energy_idle_s + protocol.energy_windows * protocol.energy_window_s + 4 * protocol.energy_settle_s
     )
 
 

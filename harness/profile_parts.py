@@ -59,6 +59,10 @@ class Power(_Part):
         default=None, description="Sign of the current while discharging; without it, found out."
     )
     update_s: float | None = Field(default=None, gt=0, description="Seconds between updates of the gauge, where known.")
+    sysfs: str = Field(
+        default="/sys",
+        description="Root of the kernel's files; any other is recorded as a fixture, not as a real meter.",
+    )
 
 
 class Emulator(_Part):

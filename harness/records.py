@@ -2,6 +2,8 @@
 
 Schema history (SCHEMA_VERSION):
   1  first: Session, VariantRecord, DeviceRecord, Reference, Run with Load, Block and Evaluation.
+  2  a third kind of run, "energy": meter, phases and samples in Run.sensors; DeviceRecord.facts["power"]. Older sessions
+     read as before; they have no such runs.
 
 Times are integers in nanoseconds; sizes in bytes. Samples stay raw and in time order. A value that was not measured is
 None, and where it could have been expected the reason stands beside it.
@@ -15,14 +17,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Int64Array = NDArray[np.int64]
 
 # Kinds of run. "probe": one variant in a fresh process: load, first inference, memory, outputs over the dataset.
 # "latency": all of an engine's variants in one fresh process, in randomly ordered interleaved blocks.
 PROBE = "probe"
+# "energy": one variant in a fresh process, working between two idle phases while a power meter is read.
 LATENCY = "latency"
+ENERGY = "energy"
 
 # Phases of a block. "warmup": before the first measured block; "settle": re-warming after another variant ran;
 # "measure": what the statistics read. All are kept.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.errors import SpecError
-from harness.records import LATENCY, MEASURE, PROBE, Run, SessionData
+from harness.records import ENERGY, LATENCY, MEASURE, PROBE, Run, SessionData
 
 if TYPE_CHECKING:
     from harness.runner import SessionSpec
@@ -28,7 +28,8 @@ _MENDABLE = {"EngineMissing", "EngineNotAllowed"}
 class Progress:
     """`last`: number of the last run. `probes`: (device, variant, repetition) made. `rounds`: (device, engine) → latency
     rounds made. `failed`: (device, variant) not to be asked again. `told`: (device, variant) whose missing engine is on
-    record. `medians`: (device, engine) → variant → one median per run, ns. `first_s`: (device, variant) → seconds."""
+    record. `medians`: (device, engine) → variant → one median per run, ns. `first_s`: (device, variant) → seconds.
+    `energy`: (device, variant) whose energy run was made."""
 
     last: int = 0
     probes: frozenset[tuple[str, str, int]] = frozenset()
@@ -37,6 +38,7 @@ class Progress:
     told: frozenset[tuple[str, str]] = frozenset()
     medians: Mapping[Key, Mapping[str, list[float]]] = field(default_factory=dict)
     first_s: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    energy: frozenset[tuple[str, str]] = frozenset()
 
 
 def run_medians(run: Run) -> dict[str, float]:
@@ -56,10 +58,15 @@ def progress_of(data: SessionData) -> Progress:
     rounds: dict[Key, set[int]] = defaultdict(set)
     medians: dict[Key, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     first_s: dict[tuple[str, str], float] = {}
+    energy: set[tuple[str, str]] = set()
     last = 0
     for run in data.runs:
         number = run.id.rpartition(".")[2]
         last = max(last, int(number) if number.isdigit() else 0)
+        if run.kind == ENERGY:
+            energy |= {(run.device, name) for name in run.failed_variants}
+            energy |= {(run.device, load.variant) for load in run.loads if run.status == "ok"}
+            continue
         for variant, failure in run.failed_variants.items():
             (told if failure.name in _MENDABLE else failed).add((run.device, variant))
         if run.status != "ok":
@@ -81,6 +88,7 @@ def progress_of(data: SessionData) -> Progress:
         told=frozenset(told),
         medians={key: dict(found) for key, found in medians.items()},
         first_s=first_s,
+        energy=frozenset(energy),
     )
 
 

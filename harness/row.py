@@ -21,7 +21,8 @@ class Row:
     over runs and MLPerf's early-stopping estimate. `accuracy`: top-1
     share (classification) in 0..1; None for regression, whose errors stand in `mae` and `rmse`. `accuracy_drop_pp`:
     points lost against the base, positive is worse, with its 95 % interval. `agreement`: share of rows with the base's
-    class. `rmse_ratio`: RMSE over the base's RMSE on the same rows. `grade`: "A", "B", "C" or "invalid". `null_reasons`: "field: reason" each.
+    class. `energy_total_uj`, `energy_dynamic_uj`: of one inference, the latter without the idle power `idle_power_uw`;
+    `energy_resolution_uj`: what one step of the meter `power_source` is worth. `rmse_ratio`: RMSE over the base's RMSE on the same rows. `grade`: "A", "B", "C" or "invalid". `null_reasons`: "field: reason" each.
     """
 
     session: str
@@ -57,6 +58,8 @@ class Row:
     memory_arena_bytes: int | None = None
     energy_total_uj: float | None = None
     energy_dynamic_uj: float | None = None
+    energy_resolution_uj: float | None = None
+    idle_power_uw: float | None = None
     power_source: str | None = None
     accuracy: float | None = None
     accuracy_top5: float | None = None

@@ -30,11 +30,12 @@ from harness.devices.preflight.journal import process_started
 from harness.devices.transport import open_transport
 from harness.errors import DeviceError, SpecError
 from harness.events import CONNECTED, ENDED, UNREACHABLE, WARNING, Event, OnEvent, ignore
-from harness.measuring import Measuring, SessionStore
+from harness.measuring import Measuring
 from harness.plan import MeasurementProtocol, make_plan
 from harness.profiles import DeviceProfile
 from harness.records import DeviceRecord, Reference, Session, SessionData, VariantRecord
 from harness.resume import Progress, check_same, progress_of
+from harness.session_store import SessionStore
 
 log = logging.getLogger(__name__)
 

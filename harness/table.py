@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 
 from harness.agent.protocol import ENGINE_OF_FORMAT
+from harness.collectors.thermal import throttling
+from harness.energy_table import energy_figures, energy_remarks
 from harness.gather import Cell, cells
 from harness.records import Block, Evaluation, Failure, Reference, SessionData
 from harness.row import FAILED, OK, REFUSED, Row
@@ -79,6 +81,7 @@ def _row(cell: Cell, data: SessionData) -> Row:
         _memory(cell, figures, reasons)
         _answers(cell, data.reference, figures, reasons)
         _setting(cell, figures, reasons)
+        energy_figures(cell, data, figures, reasons)
     figures |= {name: getattr(variant, name) for name in ("size_bytes", "size_gzip_bytes", "parameters")}
     letter, words = grade.grade(_evidence(cell, data, status, failure))
     error = None if failure is None else f"{failure.name}: {failure.message}"
@@ -123,6 +126,7 @@ def _null_reasons(cell: Cell, status: str, figures: Mapping[str, Any], reasons: 
         "virtual": "no emulator that counts instructions",
         "energy": "no power source was read on this device",
         "power": "no power source was read on this device",
+        "idle": "no power source was read on this device",
         "size": "the size is not known",
         "parameters": "the manifest does not say",
     }
@@ -342,6 +346,10 @@ def _remarks(cell: Cell, data: SessionData) -> Iterator[str]:
     if any(samples.run.status == "interrupted" for samples in cell.latency):
         yield "a run was interrupted"
     yield from _heat(cell)
+    held = dict.fromkeys(word for sensors in cell.sensors for word in throttling(sensors))
+    if held:
+        yield f"held back: {', '.join(held)}"
+    yield from energy_remarks(cell)
 
 
 def _heat(cell: Cell) -> Iterator[str]:

@@ -29,6 +29,9 @@ def bench(
     probes: Annotated[int | None, typer.Option(min=1, help="Fresh processes for cold start and memory.")] = None,
     threads: Annotated[int, typer.Option(min=1, max=256, help="Threads of the engines.")] = 1,
     precision: Annotated[str, typer.Option(help="f32 (never lowered in silence) or auto.")] = "f32",
+    energy: Annotated[
+        bool, typer.Option("--energy", help="Measure energy too, on devices with a power meter (minutes per variant).")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random input and of the order.")] = 0,
     resume: Annotated[
         str | None, typer.Option(help="Go on with a session that ended early: its id or 'latest'. Nothing is repeated.")
@@ -44,6 +47,7 @@ def bench(
     from harness.yamlfile import validate
 
     changes = {"preset": preset, "runs": runs, "max_runs": runs, "run_s": run_s, "probes": probes}
+    changes["energy"] = energy or None
     protocol = validate(ProtocolSpec, {k: v for k, v in changes.items() if v is not None}, Path("command line"))
     if precision not in {"f32", "auto"}:
         raise typer.BadParameter("give f32 or auto", param_hint="--precision")

@@ -27,6 +27,9 @@ def run(
         list[str] | None, typer.Option("--device", "-d", help="Measure on these devices instead; may be repeated.")
     ] = None,
     preset: Annotated[str | None, typer.Option(help="Another preset: quick, standard, headline or certified.")] = None,
+    energy: Annotated[
+        bool, typer.Option("--energy", help="Measure energy too, on devices with a power meter (minutes per variant).")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Where variants go (default RESULTS/variants/NAME).")] = None,
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Reuse conversions by content.")] = True,
     resume: Annotated[
@@ -40,7 +43,7 @@ def run(
     loaded = load_experiment(experiment)
     raise typer.Exit(
         run_experiment(
-            changed(loaded, device, preset),
+            changed(loaded, device, preset, energy=energy),
             results=results,
             store_url=store,
             out=out,
@@ -51,7 +54,9 @@ def run(
     )
 
 
-def changed(loaded: LoadedExperiment, device: list[str] | None, preset: str | None) -> LoadedExperiment:
+def changed(
+    loaded: LoadedExperiment, device: list[str] | None, preset: str | None, *, energy: bool = False
+) -> LoadedExperiment:
     """The experiment with what the command line says instead."""
     import dataclasses
 
@@ -60,8 +65,9 @@ def changed(loaded: LoadedExperiment, device: list[str] | None, preset: str | No
 
     if device:
         loaded = dataclasses.replace(loaded, devices=resolve_devices(list(device), Path("command line")))
-    if preset is not None:
-        protocol = validate(ProtocolSpec, {"preset": preset}, Path("command line"))
+    if preset is not None or energy:
+        given = loaded.experiment.protocol.model_dump(exclude_unset=True) if preset is None else {"preset": preset}
+        protocol = validate(ProtocolSpec, given | ({"energy": True} if energy else {}), Path("command line"))
         loaded = dataclasses.replace(loaded, experiment=loaded.experiment.model_copy(update={"protocol": protocol}))
     return loaded
 

@@ -258,16 +258,34 @@ class Device:
         folder = self.deploy({path.name: path for path in paths})
         return model_of(variant, f"{folder}/{paths[0].name}")
 
-    def start_agent(self, job: Job) -> Process:
-        """Start a fresh agent process with its job on stdin, which stays open as its life line. Raises TransportError."""
+    def run_agent_module(self, module: str, argument: str) -> str:
+        """What a module of the agent prints when it is run by itself, as `python -m agent.MODULE ARGUMENT`.
+
+        Raises TransportError with the device's own words.
+        """
+        env = self._agent_environment()
+        argv = [*self.runtime.argv, "-m", f"agent.{module}", argument]
+        done = self.transport.run(argv, timeout=INSPECT_TIMEOUT_S, env=env)
+        if done.returncode != 0:
+            words = done.stderr.decode("utf-8", "replace").strip()[-500:]
+            raise TransportError(f"{self.profile.name}: agent.{module} failed: {words}")
+        return done.stdout.decode("utf-8", "replace")
+
+    def _agent_environment(self) -> dict[str, str]:
+        """The agent's environment variables; brings the agent there first."""
         if self._agent is None:
             package = Path(str(resources.files("harness.agent")))
             self._agent = self.deploy({f"agent/{path.relative_to(package)}": path for path in package.rglob("*.py")})
+        env = {**self.runtime.env, **self.profile.environment}
+        env["PYTHONPATH"] = ":".join(filter(None, (self._agent, env.get("PYTHONPATH"))))
+        return env
+
+    def start_agent(self, job: Job) -> Process:
+        """Start a fresh agent process with its job on stdin, which stays open as its life line. Raises TransportError."""
+        env = self._agent_environment()
         argv = [*self.runtime.argv, "-m", "agent"]
         if self.profile.transport == "local":
             argv.append("--die-with-parent")
-        env = {**self.runtime.env, **self.profile.environment}
-        env["PYTHONPATH"] = ":".join(filter(None, (self._agent, env.get("PYTHONPATH"))))
         return self.transport.start(argv, stdin=encode_job(job).encode() + b"\n", cwd=self.folder, env=env)
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ CNXN ─▶ (STLS ⇄ TLS) ─▶ (AUTH token ⇄ signature or key) ─▶ CNXN 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Awaitable, Callable
 from typing import Protocol
@@ -41,6 +42,8 @@ from .wire import (
 
 MAX_STREAMS = 256
 _MIN_DATA_BYTES = 4096
+_CLEAN_UP_S = 10.0
+log = logging.getLogger(__name__)
 
 Service = Callable[[Stream], Awaitable[None]]
 
@@ -85,13 +88,14 @@ class Connection:
         try:
             while True:
                 await self._dispatch(await self._receive())
-        except (ConnectionError, WireError, asyncio.CancelledError):
-            self._link.abort()
-        finally:
-            self._reset()
-            for task in self._services:
+        except (ConnectionError, WireError, asyncio.CancelledError) as end:
+            log.debug("a connection ended: %r", end)
+        self.abort()
+        self._reset()
+        if self._services:  # each sees the end of its stream, and cleans up: kills its process, removes half a file
+            _, late = await asyncio.wait(self._services, timeout=_CLEAN_UP_S)
+            for task in late:
                 task.cancel()
-            await asyncio.gather(*self._services, return_exceptions=True)
 
     def abort(self) -> None:
         """Reset the connection from our side."""

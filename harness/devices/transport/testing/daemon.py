@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import threading
+from collections.abc import Coroutine
 from dataclasses import replace
 
 from .connection import Connection, Service
@@ -21,6 +22,7 @@ from .stream import Stream, StreamClosed
 from .sync import SyncSession
 
 MAX_CONNECTIONS = 64
+_RETRY_S = 0.1
 log = logging.getLogger(__name__)
 
 
@@ -58,9 +60,7 @@ class AdbDaemon:
         """Let a fault happen, or arm it."""
         if isinstance(fault, Reboot):
             await self._power_off()
-            task = asyncio.ensure_future(self._come_back(fault.down_s))
-            self._reboots.add(task)
-            task.add_done_callback(self._reboots.discard)
+            self._later(self._come_back(fault.down_s))
             return
         self.faults.inject(fault)
         if isinstance(fault, Unauthorized):
@@ -104,7 +104,14 @@ class AdbDaemon:
 
     async def _come_back(self, down_s: float) -> None:
         await asyncio.sleep(down_s)
-        await self._listen(self.port)
+        while True:
+            try:
+                await self._listen(self.port)
+            except OSError as error:  # somebody took the port meanwhile; a device that stays away would be worse
+                log.warning("the device cannot come back on port %d yet: %s", self.port, error)
+                await asyncio.sleep(_RETRY_S)
+            else:
+                return
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._connections) >= MAX_CONNECTIONS or self._server is None:
@@ -131,8 +138,6 @@ class AdbDaemon:
 
     def find_service(self, name: str) -> Service | None:
         """The service of that name; None when there is none."""
-        if self.faults.offline:
-            return None
         if name.startswith("sync:"):
             return self._sync
         if name.startswith("reboot:"):
@@ -148,10 +153,10 @@ class AdbDaemon:
 
     async def _reboot(self, stream: Stream) -> None:
         await stream.close()
-        asyncio.get_running_loop().call_soon(self._spawn_reboot)
+        self._later(self.inject(Reboot()))
 
-    def _spawn_reboot(self) -> None:
-        task = asyncio.ensure_future(self.inject(Reboot()))
+    def _later(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(work)
         self._reboots.add(task)
         task.add_done_callback(self._reboots.discard)
 

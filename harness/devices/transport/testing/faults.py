@@ -6,8 +6,8 @@ TruncatePacket. Those that hold until `clear()`: Unauthorized, Offline, NoSpace,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Literal, get_args
 
 Where = Literal["push", "pull", "shell", "any"]
 
@@ -75,6 +75,38 @@ class Reboot:
 Strike = DropConnection | Stall | TruncatePacket
 State = Unauthorized | Offline | NoSpace | SlowLink
 Fault = Strike | State | Reboot
+
+_NAMES: dict[str, type[Fault]] = {
+    "drop": DropConnection,
+    "stall": Stall,
+    "truncate": TruncatePacket,
+    "unauthorized": Unauthorized,
+    "offline": Offline,
+    "no-space": NoSpace,
+    "slow": SlowLink,
+    "reboot": Reboot,
+}
+
+
+def parse_fault(text: str) -> Fault:
+    """Read a fault as the command line writes it: `drop where=push after_bytes=1000000`. Raises ValueError."""
+    name, *words = text.split()
+    if name not in _NAMES:
+        raise ValueError(f"no fault {name!r}; there are {', '.join(_NAMES)}")
+    kind = _NAMES[name]
+    known = {field.name for field in fields(kind)}
+    values: dict[str, str | int | float] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or key not in known:
+            raise ValueError(f"{name}: {word!r} is not one of {', '.join(f'{key}=…' for key in sorted(known))}")
+        if key == "where":
+            if value not in get_args(Where):
+                raise ValueError(f"{name}: where is one of {', '.join(get_args(Where))}")
+            values[key] = value
+        else:
+            values[key] = float(value) if key.endswith("_s") else int(value)
+    return kind(**values)  # type: ignore[arg-type]  # checked above, by name
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import pty
+import shutil
 import signal
 import struct
 import subprocess
@@ -114,7 +115,8 @@ class Processes:
 
     def __init__(self, *, mark: str, prefix: Sequence[str], environment: Mapping[str, str], cwd: Path) -> None:
         self._mark = mark
-        self._prefix = tuple(prefix)
+        # Looked up as the daemon sees it: PATH in `environment` is the device's.
+        self._prefix = (shutil.which(prefix[0]) or prefix[0], *prefix[1:])
         self._environment = {**environment, MARK: mark}
         self._cwd = cwd
         self._running: set[Child] = set()

@@ -15,6 +15,7 @@ from .stream import Stream
 STDIN, STDOUT, STDERR, EXIT, CLOSE_STDIN, WINDOW = range(6)
 _FRAME = struct.Struct("<BI")
 _CHUNK_BYTES = 64 * 1024
+_CANNOT_START = 127
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +104,17 @@ class ShellSession:
     async def run(self) -> None:
         """Start the command, carry its bytes, end it when the stream closes first."""
         request = self._request
-        # Without framing adbd uses a raw terminal: closing it is how such a process learns that nobody listens.
-        child = self._processes.start(
-            request.command,
-            terminal=request.terminal or not request.framed,
-            cooked=request.terminal,
-            term=request.term,
-        )
+        try:
+            # Without framing adbd uses a raw terminal: closing it is how such a process learns that nobody listens.
+            child = self._processes.start(
+                request.command,
+                terminal=request.terminal or not request.framed,
+                cooked=request.terminal,
+                term=request.term,
+            )
+        except OSError as error:
+            await self._cannot_start(error)
+            return
         tasks = [asyncio.ensure_future(self._input(child)), asyncio.ensure_future(self._outputs(child))]
         hung_up = asyncio.ensure_future(self._stream.closed.wait())
         try:
@@ -122,6 +127,13 @@ class ShellSession:
             await asyncio.gather(*tasks, hung_up, return_exceptions=True)
             self._processes.release(child)
             await self._stream.close()
+
+    async def _cannot_start(self, error: OSError) -> None:
+        text = f"cannot start the shell: {error}\n".encode()
+        if self._request.framed:
+            text = frame(STDERR, text) + frame(EXIT, bytes([_CANNOT_START]))
+        await self._stream.write(text)
+        await self._stream.close()
 
     async def _outputs(self, child: Child) -> None:
         pumps = [self._pump(child.stdout_fd, STDOUT)]

@@ -90,12 +90,24 @@ class Data:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """A place in a circle of `of` agents on one machine that measure in turns (turns.py). `folder`: for their named pipes;
+    `wait_s`: how long a turn may be in coming."""
+
+    folder: str
+    index: int
+    of: int
+    wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class LatencyPlan:
     """How a latency run samples. `order`: per interleaved round, the ids of all models in measured order.
 
     Each visit to a model in a round settles first (`settle` invocations, recorded apart), then takes samples until
     `block_samples` and `block_s` are both met, but no longer than `block_max_s` (at least one sample).
     Warm-up per model: until `warmup_samples` and `warmup_s` are both met, at most `warmup_max_s`.
+    `turn`: measure each round in turns with other agents on the machine; None: alone.
     """
 
     order: tuple[tuple[str, ...], ...]
@@ -106,6 +118,7 @@ class LatencyPlan:
     block_samples: int = 5
     block_s: float = 0.1
     block_max_s: float = 10.0
+    turn: Turn | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +221,14 @@ def decode_job(text: str) -> Job:
         )
         latency = data.get("latency")
         if latency is not None:
-            latency = LatencyPlan(**{**latency, "order": tuple(tuple(r) for r in latency["order"])})
+            turn = latency.get("turn")
+            latency = LatencyPlan(
+                **{
+                    **latency,
+                    "order": tuple(tuple(r) for r in latency["order"]),
+                    "turn": None if turn is None else Turn(**turn),
+                }
+            )
         probe = data.get("probe")
         affinity = data.get("affinity")
         return Job(

@@ -21,6 +21,7 @@ from .inputs import Array, Feeder, dequantize, match, merged
 from .memory import MemoryReport, PeakCounter
 from .protocol import Job, LatencyPlan, Model, ProbePlan, Tensor
 from .sampling import CPU_CLOCKS, Samples, capacity_for, take, undisturbed
+from .turns import Turns
 
 _CONVERT_AGAIN = "the file may be damaged or made for a newer engine: convert it again, or update the engine"
 
@@ -204,11 +205,20 @@ def run_latency(job: Job, plan: LatencyPlan, engine: Engine, data: dict[str, Arr
             channel.stage("warmup", name)
             guarded(name, lambda name=name: _warm_up(alive[name], plan, channel))  # type: ignore[misc]
         channel.stage("measure", None)
+        turns = None if plan.turn is None else Turns(plan.turn)
+        if turns is not None:
+            turns.ready()
         for index, order in enumerate(plan.order):
+            waited_ns = None if turns is None else turns.wait()
             for name in order:
                 if name in alive:
                     guarded(name, lambda name=name, index=index: _visit(alive[name], index, plan, channel))  # type: ignore[misc]
-            channel.send("sensor", name="contention", values={"round": index, **contention()})
+            values = {"round": index, **contention()}
+            if turns is not None:
+                values["waited_ns"] = waited_ns
+            channel.send("sensor", name="contention", values=values)
+            if turns is not None:
+                turns.give()
 
 
 def _send_samples(channel: Channel, loaded: Loaded, samples: Samples, index: int | None, phase: str) -> None:

@@ -34,7 +34,7 @@ FLOW = [
     },
     {"harness.gather"},
     {"harness.table", "harness.energy_table"},
-    {"harness.choose", "harness.compare", "harness.gate"},
+    {"harness.choose", "harness.compare", "harness.differences", "harness.gate"},
     {"harness.report"},
     {"harness.tune", "harness.cli", "harness.demo"},
 ]

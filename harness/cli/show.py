@@ -66,6 +66,13 @@ class LoadedSession:
 
         return [advice_to_dict(item) for item in self.recommendations]
 
+    def differences(self) -> list[str]:
+        """Whether the devices gave the same outputs, and why not: paragraphs."""
+        from harness.differences import output_differences
+        from harness.report.differences import paragraphs
+
+        return paragraphs(output_differences(self.data))
+
     def csv(self) -> str:
         """The rows as CSV."""
         from harness.report.csv_rows import render_csv
@@ -77,7 +84,7 @@ class LoadedSession:
         from harness.report.markdown import render_markdown
 
         loaded = self if self.recommendations else self.chosen(None)
-        return render_markdown(loaded.rows, loaded.recommendations)
+        return render_markdown(loaded.rows, loaded.recommendations, differences=loaded.differences())
 
 
 def _own_limits(data: SessionData) -> Constraints | None:
@@ -123,7 +130,9 @@ def _render(loaded: LoadedSession, *, recommendations_only: bool = False) -> str
     width = shutil.get_terminal_size().columns if terminal else None
     if recommendations_only:
         return render_recommendations(loaded.recommendations, width=width, color=terminal)
-    return render_text(loaded.rows, loaded.recommendations, width=width, color=terminal)
+    return render_text(
+        loaded.rows, loaded.recommendations, width=width, color=terminal, differences=loaded.differences()
+    )
 
 
 def table(loaded: LoadedSession) -> None:

@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.differences import output_differences
 from harness.errors import SpecError
 from harness.gather import all_latency_samples
 from harness.records import SessionData
 from harness.report.csv_rows import render_csv
+from harness.report.differences import paragraphs
 from harness.report.html import render_html, unavailable
 from harness.report.json_rows import render_json
 from harness.report.markdown import render_markdown
@@ -45,15 +47,18 @@ def write_reports(
     Without the extra `report` installed "html" is left out and a warning is logged. Raises SpecError when the folder
     cannot be written to; what was written before stays.
     """
+    told = paragraphs(output_differences(data))
     texts = {
         "json": render_json(rows),
         "csv": render_csv(rows),
-        "markdown": render_markdown(rows, recommendations, title=f"{data.session.name} ({session_id})"),
+        "markdown": render_markdown(
+            rows, recommendations, title=f"{data.session.name} ({session_id})", differences=told
+        ),
     }
     reason = unavailable()
     if reason is None:
         texts["html"] = render_html(
-            rows, recommendations, data, all_latency_samples(data, _RUN_SAMPLES), run_medians(data)
+            rows, recommendations, data, all_latency_samples(data, _RUN_SAMPLES), run_medians(data), told
         )
     else:
         logger.warning("no report.html: %s", reason)

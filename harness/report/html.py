@@ -12,7 +12,7 @@ import gzip
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,11 +44,13 @@ def render_html(
     data: SessionData | None = None,
     samples: Samples | None = None,
     medians: Medians | None = None,
+    differences: Sequence[str] = (),
 ) -> str:
     """The whole page.
 
     `data` adds session, versions and device facts. `samples`: device → variant → one int64 array of ns per run, and
-    `medians`: (variant, device) → round → ns, as harness.table gives them, for the distributions. Raises SpecError when the extra `report` is not installed.
+    `medians`: (variant, device) → round → ns, as harness.table gives them, for the distributions. `differences`: paragraphs of
+    `harness.report.differences`. Raises SpecError when the extra `report` is not installed.
     """
     reason = unavailable()
     if reason is not None:
@@ -58,6 +60,7 @@ def render_html(
 
     rows = list(rows)
     context = build(arrange(rows, recommendations), rows, data, samples or {}, medians or {})
+    context["differences"] = list(differences)
     packed, library_hash = _library()
     script = (_HERE / "page.js").read_text(encoding="utf-8")
     environment = jinja2.Environment(

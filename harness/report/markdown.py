@@ -21,6 +21,7 @@ from harness.report.arrange import (
     grades_used,
 )
 from harness.report.cells import Column, clean, columns_for
+from harness.report.differences import TITLE
 from harness.row import Row
 
 if TYPE_CHECKING:
@@ -40,9 +41,14 @@ def escape(text: str | None) -> str:
 
 
 def render_markdown(
-    rows: Iterable[Row], recommendations: Iterable[Recommendation | Advice] = (), *, title: str = ""
+    rows: Iterable[Row],
+    recommendations: Iterable[Recommendation | Advice] = (),
+    *,
+    title: str = "",
+    differences: Sequence[str] = (),
 ) -> str:
-    """The whole report as Markdown, ending in a newline. `title` becomes the first heading."""
+    """The whole report as Markdown, ending in a newline. `title` becomes the first heading; `differences`: paragraphs of
+    `harness.report.differences`."""
     rows = list(rows)
     arranged = arrange(rows, recommendations)
     notes = Notes()
@@ -50,6 +56,8 @@ def render_markdown(
     for group in arranged.devices:
         blocks += _device(group, columns_for(rows), notes)
     blocks += _refused(arranged)
+    if differences:
+        blocks += [f"## {TITLE}", *(escape(text) for text in differences)]
     blocks += _legend(rows, notes)
     return "\n\n".join(blocks) + "\n"
 

@@ -24,6 +24,7 @@ from harness.report.arrange import (
     worded,
 )
 from harness.report.cells import Column, clean, columns_for, plain_header
+from harness.report.differences import TITLE
 from harness.report.textgrid import FOLD_LEAST, GridColumn, Paper, grid_width, print_grid
 from harness.row import Row
 
@@ -76,11 +77,12 @@ def render_text(
     *,
     width: int | None = None,
     color: bool = False,
+    differences: Sequence[str] = (),
 ) -> str:
     """The whole report as text, ending in a newline.
 
     `width`: columns of the terminal, or None when piped (nothing left out, nothing broken). `color`: with ANSI
-    colours and weights; without, not one escape character.
+    colours and weights; without, not one escape character. `differences`: paragraphs of `harness.report.differences`.
     """
     rows = list(rows)
     paper = Paper(width, color=color)
@@ -91,6 +93,11 @@ def render_text(
     for group in arranged.devices:
         omitted = _print_device(paper, group, columns_for(rows), notes, start) or omitted
     _print_refused(paper, arranged.refused)
+    if differences:
+        paper.line(TITLE, "bold")
+        for text in differences:
+            paper.paragraph(text, lead="– ")
+        paper.line()
     _print_legend(paper, rows, notes, omitted, start)
     return paper.text()
 

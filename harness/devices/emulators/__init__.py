@@ -40,4 +40,8 @@ def start_emulator(profile: DeviceProfile) -> RunningEmulator:
         from harness.devices.emulators.qemu_user import QemuUser
 
         return QemuUser(profile)
+    if kind == "android":
+        from harness.devices.emulators.android import AndroidEmulator
+
+        return AndroidEmulator(profile)
     raise DeviceError(f"{profile.name} is no emulator: its profile has no 'emulator'")

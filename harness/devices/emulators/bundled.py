@@ -1,29 +1,47 @@
-"""Which bundle an emulator has in its work folder from the start, and how it gets there."""
+"""Which bundle an emulator has in its work folder from the start, and how it gets there: as if it had been pushed before.
+
+Unpacked once per bundle, in the cache; disks are made from that copy, and roots get links to its files.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from harness.devices.emulators.cache import built
+
 if TYPE_CHECKING:
+    from harness.devices.bundle.archive import Bundle
     from harness.profiles import DeviceProfile
 
 
-@dataclass(frozen=True, slots=True)
-class Bundle:
-    """A bundle on this host; `key` names its contents."""
-
-    path: Path
-    key: str
-
-
 def wanted_bundle(profile: DeviceProfile) -> Bundle | None:
-    """The bundle that the profile asks for, where it is built."""
-    del profile
+    """The bundle that would be pushed to the device; None when it uses none, or none is built. Raises BundleError."""
+    from harness.devices.bundle.archive import open_bundle
+
+    if profile.runtime == "own" or profile.arch is None:
+        return None
+    if profile.bundle is not None:
+        return open_bundle(Path(profile.bundle))
     return None
 
 
+def runtime_root(bundle: Bundle, work: str) -> str:
+    """Where the bundle is once it is unpacked in a work folder of the device."""
+    from harness.devices.bundle.archive import RUNTIMES
+
+    return f"{work}/{RUNTIMES}/{bundle.digest}"
+
+
 def place_bundle(bundle: Bundle, work: Path) -> None:
-    """Unpack a bundle into a work folder as if it had been pushed there."""
-    del bundle, work
+    """Put the unpacked bundle into a work folder here; its files are linked, not copied, and nobody writes into them."""
+    from harness.devices.bundle.archive import unpack_bundle
+
+    def build(folder: Path) -> None:
+        unpack_bundle(bundle.path, folder)
+
+    what = f"the unpacked bundle for {bundle.arch}"
+    unpacked = built("bundles", {"digest": bundle.digest}, build, what=what)
+    shutil.copytree(unpacked, work, symlinks=True, dirs_exist_ok=True, copy_function=os.link)

@@ -38,7 +38,7 @@ def disk_image(profile: DeviceProfile) -> str:
     inputs = {
         "layout": _LAYOUT,
         "work": str(work),
-        "bundle": None if bundle is None else bundle.key,
+        "bundle": None if bundle is None else bundle.digest,
         "free": _FREE_BYTES,
     }
 

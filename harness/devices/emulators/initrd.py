@@ -57,20 +57,15 @@ def base(machine: str, *, serve: str, modules: Sequence[str], packages: Sequence
     return built("guests", inputs, build, what=f"the {machine} guest's kernel and first file system")
 
 
-def instance(
-    *, name: str, serve: Sequence[str], at_boot: Sequence[str], files: Mapping[str, tuple[bytes, int]]
-) -> bytes:
-    """The archive of one boot: host name, the server's command line, lines of sh for boot, files (path → data, mode).
-
-    The server's command line is a list of words without blanks or quotes.
-    """
+def instance(*, name: str, serve: str, at_boot: Sequence[str], files: Mapping[str, tuple[bytes, int]]) -> bytes:
+    """The archive of one boot: host name, the line of sh that becomes the server, those for boot, files (path → data, mode)."""
     lines = [f"date -s @{time.time():.0f} >/dev/null", *at_boot]
     machine_id = hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()
     contents = {
         "etc/hostname": (f"{name}\n".encode(), 0o644),
         "etc/machine-id": (f"{machine_id}\n".encode(), 0o644),
         "etc/guest/at-boot": ("\n".join(lines).encode() + b"\n", 0o644),
-        "etc/guest/serve": (f"#!/bin/sh\nexec {' '.join(serve)}\n".encode(), 0o755),
+        "etc/guest/serve": (f"#!/bin/sh\n{serve}\n".encode(), 0o755),
         **files,
     }
     folders = sorted({str(parent) for path in contents for parent in PurePosixPath(path).parents} - {"."})

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 from harness.devices.emulators import acceleration, initrd
 from harness.devices.emulators.answers import answers
 from harness.devices.emulators.disk import disk_image
+from harness.devices.emulators.guest_server import GUEST_PORT, AdbServer, GuestServer, SshServer
 from harness.devices.emulators.instance import Instance, free_port
-from harness.devices.emulators.keys import GuestKeys, known_hosts_line, make_keys
+from harness.devices.emulators.keys import known_hosts_line, make_keys
 from harness.errors import DeviceError
 
 if TYPE_CHECKING:
@@ -26,15 +27,13 @@ log = logging.getLogger(__name__)
 
 PROGRAM = {"aarch64": "qemu-system-aarch64", "x86_64": "qemu-system-x86_64"}
 PACKAGE = {"aarch64": "qemu-system-arm", "x86_64": "qemu-system-x86"}
-GUEST_PORT = {"ssh": 22, "adb": 5555}
+
 _CPU = {"aarch64": "cortex-a72", "x86_64": "max"}
 _CONSOLE = {"aarch64": "ttyAMA0", "x86_64": "ttyS0"}
 # Several starts may find their port taken meanwhile by someone else.
 _PORT_TRIES = 3
 _POLL_S = 0.05
 CONSOLE_LOG = "console.log"
-# dropbear: no daemon, log to the console, no passwords, no forwarding, a window that lets a push run at full speed.
-_DROPBEAR = "dropbear -F -E -s -j -k -W 4194304 -r /etc/dropbear/host_key -p 22"
 
 
 class QemuSystem:
@@ -57,12 +56,19 @@ class QemuSystem:
         disk = disk_image(profile)
         self._instance = Instance(profile.name)
         try:
-            self._keys = make_keys(self._instance.folder / "id_ed25519") if self._spec.serve == "ssh" else None
+            self._server = self._make_server()
             _overlay(disk, self._instance)
             self._boot()
         except BaseException:
             self._instance.remove()
             raise
+
+    def _make_server(self) -> GuestServer:
+        """What answers in the guest, with new keys."""
+        folder = self._instance.folder
+        if self._spec.serve == "ssh":
+            return SshServer(make_keys(folder / "id_ed25519"))
+        return AdbServer.make(self.profile, folder / "adbkey")
 
     def revive(self) -> DeviceProfile:
         """See RunningEmulator. A guest that is only rebooting is waited for; a dead or hung one is started again."""
@@ -125,26 +131,25 @@ class QemuSystem:
 
     def _write_initrd(self, port: int) -> None:
         """The base and, behind it, what is this boot's own."""
-        files: dict[str, tuple[bytes, int]] = {}
-        serve = [] if self._keys is None else _DROPBEAR.split()
-        if self._keys is not None:
-            files["etc/dropbear/host_key"] = (self._keys.host_key, 0o600)
-            files["root/.ssh/authorized_keys"] = (f"{self._keys.authorized}\n".encode(), 0o600)
-            self._trust(port, self._keys)
-        own = initrd.instance(name=self.profile.name, serve=serve, at_boot=self._spec.at_boot, files=files)
-        (self._instance.folder / "initrd").write_bytes((self._base / "initrd").read_bytes() + own)
-
-    def _trust(self, port: int, keys: GuestKeys) -> None:
-        (self._instance.folder / "known_hosts").write_text(known_hosts_line(port, keys), encoding="ascii")
+        server, folder = self._server, self._instance.folder
+        if isinstance(server, SshServer):
+            (folder / "known_hosts").write_text(known_hosts_line(port, server.keys), encoding="ascii")
+        own = initrd.instance(
+            name=self.profile.name,
+            serve=server.line,
+            at_boot=[*server.at_boot, *self._spec.at_boot],
+            files=server.files,
+        )
+        (folder / "initrd").write_bytes((self._base / "initrd").read_bytes() + own)
 
     def _reached_at(self, port: int) -> DeviceProfile:
+        folder = self._instance.folder
         reached: dict[str, object] = {"host": "127.0.0.1", "port": port}
-        if self._keys is not None:
-            folder = self._instance.folder
+        if self._spec.serve == "ssh":
             reached |= {"user": "root", "identity_file": str(folder / "id_ed25519")}
             reached["known_hosts"] = str(folder / "known_hosts")
         else:
-            reached["adb_route"] = "direct"
+            reached |= {"adb_route": "direct", "adb_key": str(folder / "adbkey")}
         return self.profile.model_copy(update=reached)
 
     def _argv(self, accelerator: str, port: int) -> list[str]:

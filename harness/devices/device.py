@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import resources
@@ -25,7 +24,7 @@ from harness.devices.preflight import Preflight, restore_leftovers
 from harness.devices.preflight.background import background, busiest
 from harness.devices.preflight.session import shell_of
 from harness.devices.preflight.thermal import cool_down, read_temperatures
-from harness.devices.runtime import Runtime, prepare_runtime
+from harness.devices.runtime import Runtime, prepare_runtime, work_folder_of
 from harness.devices.transport import Process, Transport, open_transport
 from harness.errors import DeviceError, TransportError
 from harness.profiles import DeviceProfile
@@ -34,9 +33,6 @@ from harness.records import DeviceRecord, Failure
 if TYPE_CHECKING:
     from harness.devices.emulators import RunningEmulator
 
-DEFAULT_WORK_FOLDER = "~/.cache/ondevice-harness"
-# On an Android that is not rooted the one place where programs may be run from; its `~` is the root folder.
-ADB_WORK_FOLDER = "/data/local/tmp/ondevice-harness"
 INSPECT_TIMEOUT_S = 60.0
 MIN_PYTHON = (3, 10)
 
@@ -48,15 +44,6 @@ OpenTransport = Callable[[DeviceProfile], Transport]
 def failure_of(error: DeviceError) -> Failure:
     """An exception as a record."""
     return Failure(error.where, type(error).__name__, error.message, error.remedy, error.transient)
-
-
-def _work_folder(profile: DeviceProfile) -> str:
-    if profile.work_folder is not None:
-        return profile.work_folder
-    if profile.transport == "adb":
-        return ADB_WORK_FOLDER
-    cache = os.environ.get("XDG_CACHE_HOME") if profile.transport == "local" else None
-    return f"{cache}/ondevice-harness" if cache else DEFAULT_WORK_FOLDER
 
 
 class Device:
@@ -80,7 +67,7 @@ class Device:
         self._digests: dict[tuple[Path, int, int], str] = {}
         self._mine: set[str] = set()
         self._agent: str | None = None
-        raw = self._ask(do="inspect", work=_work_folder(profile), session=session)
+        raw = self._ask(do="inspect", work=self.runtime.work or work_folder_of(profile), session=session)
         if tuple(int(part) for part in str(raw["python"]).split(".")[:2]) < MIN_PYTHON:
             raise DeviceError(
                 f"{profile.name}: {self.runtime.label} is Python {raw['python']}, the agent needs 3.10 or newer",
@@ -297,6 +284,7 @@ class Device:
                 work=self.work,
                 session=self._session,
                 mine=sorted(self._mine),
+                runtime=self.runtime.digest,
                 keep=self.profile.keep_uploads,
                 limit_bytes=self.profile.cache_limit_bytes,
             )

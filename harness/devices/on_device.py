@@ -37,6 +37,8 @@ MODULES = {
 }
 # An upload used so lately may belong to another session that is still running.
 RECENT_S = 24 * 3600.0
+# Bundles unpacked here, each named by its digest; on their way: parts, and folders whose unpacking was cut off.
+RUNTIMES, INCOMING, MARKER, TEMPORARY = "runtimes", "incoming", "complete", "tmp"
 
 
 def read(path: str) -> str | None:
@@ -86,6 +88,15 @@ def inspect(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def modules(job: dict[str, Any]) -> dict[str, Any]:
+    """Which Python this is and which engines it has; changes nothing."""
+    del job
+    return {
+        "python": platform.python_version(),
+        "modules": {module: version(module, names) for module, names in MODULES.items()},
+    }
+
+
 def folders(parent: Path) -> list[Path]:
     """The folders in a folder; none if it does not exist."""
     return [path for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
@@ -114,14 +125,36 @@ def sweep(job: dict[str, Any]) -> dict[str, Any]:
             shutil.rmtree(str(folder), ignore_errors=True)
             kept -= size
             removed.append(folder.name)
+    removed += sweep_runtimes(work / RUNTIMES, job.get("runtime"), now)
     return {"removed": removed, "kept_bytes": kept}
+
+
+def sweep_runtimes(parent: Path, mine: str | None, now: float) -> list[str]:
+    """Remove bundles that no session used for a week, and what a session that died left on its way."""
+    removed = []
+    for folder in folders(parent):
+        if folder.name in (mine, INCOMING):
+            continue
+        marker = folder / MARKER
+        age_s = now - (marker if marker.is_file() else folder).stat().st_mtime
+        if age_s > (7 * RECENT_S if marker.is_file() else RECENT_S):
+            shutil.rmtree(str(folder), ignore_errors=True)
+            removed.append(folder.name)
+    for left in (*(parent / INCOMING).glob("*"), *(parent.parent / TEMPORARY).glob("*")):
+        if now - left.lstat().st_mtime > RECENT_S:
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(str(left), ignore_errors=True)
+            else:
+                left.unlink()
+            removed.append(left.name)
+    return removed
 
 
 def main() -> None:
     """Do what the one argument asks."""
     job = json.loads(sys.argv[1])
     try:
-        answer = inspect(job) if job["do"] == "inspect" else sweep(job)
+        answer = {"inspect": inspect, "modules": modules, "sweep": sweep}[job["do"]](job)
     except OSError as error:
         answer = {"error": str(error)}
     sys.stdout.write(json.dumps(answer) + "\n")

@@ -5,6 +5,7 @@ Used by `harness.devices.device`, which runs everything on the device that is Py
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -21,6 +22,9 @@ import importlib.util as u, sys
 sys.exit(not (sys.version_info >= (3, 10) and u.find_spec("numpy") and any(u.find_spec(m) for m in sys.argv[1:])))
 """
 _PROBE_TIMEOUT_S = 30.0
+DEFAULT_WORK_FOLDER = "~/.cache/ondevice-harness"
+# On an Android that is not rooted the one place where programs may be run from; its `~` is the root folder.
+ADB_WORK_FOLDER = "/data/local/tmp/ondevice-harness"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +32,29 @@ class Runtime:
     """How to start Python on the device: `argv` before the arguments, `env` beside the profile's, and what it is.
 
     `kind`: "own" or "bundle"; `digest`: the bundle's, or None. The environment applies to the agent and its engines.
+    `work`: the work folder's absolute path on the device, where the bundle was looked for and `~` means nothing; else None.
     """
 
     kind: str
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     digest: str | None = None
+    work: str | None = None
 
     @property
     def label(self) -> str:
         """For messages."""
         return self.argv[0] if self.kind == "own" else f"the bundle {(self.digest or '')[:12]}"
+
+
+def work_folder_of(profile: DeviceProfile) -> str:
+    """Where files go on the device; a leading `~` is for the device to expand."""
+    if profile.work_folder is not None:
+        return profile.work_folder
+    if profile.transport == "adb":
+        return ADB_WORK_FOLDER
+    cache = os.environ.get("XDG_CACHE_HOME") if profile.transport == "local" else None
+    return f"{cache}/ondevice-harness" if cache else DEFAULT_WORK_FOLDER
 
 
 def prepare_runtime(profile: DeviceProfile, transport: Transport) -> Runtime:
@@ -47,7 +63,7 @@ def prepare_runtime(profile: DeviceProfile, transport: Transport) -> Runtime:
         from harness.devices.bundle.deploy import deploy_bundle
 
         return deploy_bundle(profile, transport)
-    return Runtime("own", (_interpreter(profile),))
+    return Runtime("own", (interpreter_of(profile),))
 
 
 def _wants_bundle(profile: DeviceProfile, transport: Transport) -> bool:
@@ -61,11 +77,12 @@ def _wants_bundle(profile: DeviceProfile, transport: Transport) -> bool:
     from harness.devices.facts import ENGINE_MODULES
 
     modules = [module for engine in profile.engines for module in ENGINE_MODULES[engine]]
-    done = transport.run([_interpreter(profile), "-", *modules], timeout=_PROBE_TIMEOUT_S, stdin=_USABLE.encode())
+    done = transport.run([interpreter_of(profile), "-", *modules], timeout=_PROBE_TIMEOUT_S, stdin=_USABLE.encode())
     return done.returncode != 0
 
 
-def _interpreter(profile: DeviceProfile) -> str:
+def interpreter_of(profile: DeviceProfile) -> str:
+    """The Python that the runtime "own" uses on that device."""
     if profile.python is not None:
         return profile.python
     if profile.transport == "local":

@@ -31,6 +31,8 @@ MANIFEST, STAGE1, PARTS = "manifest.json", "stage1.tar.gz", "parts"
 # Below a device's work folder: bundles unpacked, parts on their way.
 RUNTIMES, INCOMING = "runtimes", "runtimes/incoming"
 MARKER = "complete"
+# Temporary files of what runs on the device.
+SCRATCH = "tmp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ class Bundle:
             "PYTHONUTF8": "1",
             "LC_ALL": "C.UTF-8",
             "HOME": work,
-            "TMPDIR": f"{work}/tmp",
+            "TMPDIR": f"{work}/{SCRATCH}",
             # What the device sets for its own C library would be taken for ours.
             "LD_PRELOAD": "",
             "LD_LIBRARY_PATH": "",

@@ -78,8 +78,11 @@ def write_file(root: str, entry: list[Any], stream: Stream) -> None:
 
 
 def unpack(job: dict[str, Any]) -> dict[str, Any]:
-    """All layers into `root`, where the first stage and manifest.json are already; then the marker."""
-    root, parts = job["root"], job["parts"]
+    """All layers into `root`, where the first stage and manifest.json are already; then the marker.
+
+    "space" only says whether there is room. Raises OSError.
+    """
+    root = job["root"]
     with open(os.path.join(root, "manifest.json"), "rb") as stream:  # noqa: PTH118, PTH123
         manifest = json.loads(stream.read())
     need = sum(entry[1] + BLOCK_BYTES for layer in manifest["layers"] for entry in layer["files"])
@@ -87,10 +90,13 @@ def unpack(job: dict[str, Any]) -> dict[str, Any]:
     free = facts.f_bavail * facts.f_frsize
     if free < need:
         return {"full": True, "need_bytes": need, "free_bytes": free}
+    if job["do"] == "space":
+        return {"need_bytes": need, "free_bytes": free}
     for layer in manifest["layers"]:
-        source = Stream([os.path.join(parts, name) for name in layer["parts"]])  # noqa: PTH118
+        source = Stream([os.path.join(job["parts"], name) for name in layer["parts"]])  # noqa: PTH118
         for entry in layer["files"]:
             write_file(root, entry, source)
+    os.sync()  # the marker must not outlive a power cut that takes what it vouches for
     with open(os.path.join(root, MARKER), "w") as stream:  # noqa: PTH118, PTH123
         stream.write(job["digest"] + "\n")
     return {"files": sum(len(layer["files"]) for layer in manifest["layers"])}
@@ -123,7 +129,7 @@ def main() -> None:
     """Do what the one argument asks."""
     job = json.loads(sys.argv[1])
     try:
-        answer = unpack(job) if job["do"] == "unpack" else verify(job)
+        answer = verify(job) if job["do"] == "verify" else unpack(job)
     except OSError as error:
         answer = {"error": str(error)}
     sys.stdout.write(json.dumps(answer) + "\n")

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.devices.bundle.archive import SUFFIX, Bundle, open_bundle
-from harness.devices.bundle.places import built_folder
+from harness.devices.bundle.places import (
+    built_folder,
+    downloads_folder,
+    layers_folder,
+    one_at_a_time,
+    scratch_folder,
+    toolbox_folder,
+)
 from harness.devices.bundle.spec import Arch, arch_of
 from harness.errors import BundleError, SpecError
 
@@ -65,3 +73,13 @@ def how_to_build(profile: DeviceProfile, arch: Arch) -> BundleError:
         f"{profile.name} needs a runtime bundle for {arch.name}, and none is built",
         remedy=f"harness bundle build --arch {arch.name} --engines {','.join(engines or arch.engines)}",
     )
+
+
+def empty_cache() -> int:
+    """Remove downloads, compressed layers and toolboxes; the bytes freed. Finished bundles stay."""
+    freed = 0
+    with one_at_a_time():
+        for folder in (downloads_folder(), layers_folder(), toolbox_folder(), scratch_folder()):
+            freed += sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+            shutil.rmtree(folder)
+    return freed

@@ -48,15 +48,19 @@ class Look:
         return describe(self.texts, self.reasons)
 
 
-def look(transport: Transport, work_folder: str, *, full: bool = False) -> Look:
-    """Read everything there is to read. Raises TransportError when the connection is lost, not when things are missing."""
+def look(transport: Transport, work_folder: str, *, full: bool = False, timeout_s: float | None = None) -> Look:
+    """Read everything there is to read; what came until `timeout_s` where it takes longer.
+
+    Raises TransportError when the connection is lost, not when things are missing.
+    """
+    limit_s = timeout_s or (FULL_TIMEOUT_S if full else QUICK_TIMEOUT_S)
     token = f"@{secrets.token_hex(8)}"
     script = resources.files("harness.devices").joinpath("look.sh").read_bytes()
     started_ns = time.time_ns()
     process = transport.start(["sh", "-s", token, work_folder, "full" if full else "quick"], stdin=script)
     try:
         process.close_stdin()
-        data, complete = _listen(process, FULL_TIMEOUT_S if full else QUICK_TIMEOUT_S)
+        data, complete = _listen(process, limit_s)
     finally:
         process.kill()
     texts, reasons = parse_sections(data.decode("utf-8", "replace"), token)

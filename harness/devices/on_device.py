@@ -116,6 +116,10 @@ def sweep(job: dict[str, Any]) -> dict[str, Any]:
         if folder.name == job["session"] or now - folder.stat().st_mtime > 7 * RECENT_S:
             shutil.rmtree(str(folder), ignore_errors=True)
             removed.append(folder.name)
+    for part in (work / "blobs").glob("**/*.part-*"):
+        # An upload that broke off. One of another session's may still be on its way.
+        if part.is_file() and (set(part.parts) & set(job["mine"]) or now - part.stat().st_mtime > RECENT_S):
+            part.unlink()
     entries = [(*size_and_use(folder), folder) for folder in folders(work / "blobs")]
     kept = sum(size for size, _, _ in entries)
     for size, used, folder in sorted(entries, key=lambda entry: entry[1]):

@@ -252,10 +252,7 @@ def _unfit(series: Series, phase: Phase) -> Unavailable | None:
     edges = np.concatenate(([phase.started_ns], inside, [phase.ended_ns]))
     gap_s = float(np.diff(edges).max()) / 1e9
     usual_s = max(_spacing_s(series.t_ns), series.update_s if series.counter else 0.0)
-    beyond = series.t_ns[0] > phase.started_ns or series.t_ns[-1] < phase.ended_ns
-    if beyond and not series.counter and gap_s <= usual_s * _USUAL_GAPS:
-        beyond = False  # the last reading may come just before the edge
-    if beyond or gap_s > max(_LONGEST_GAP * phase.seconds, _USUAL_GAPS * usual_s):
+    if gap_s > max(_LONGEST_GAP * phase.seconds, _USUAL_GAPS * usual_s):
         return Unavailable(f"{what} has no reading for {gap_s:.1f} s" + _because(series.errors))
     return None
 
@@ -269,11 +266,14 @@ def updates_in(series: Series, phase: Phase) -> float:
 
 
 def joules_in(series: Series, phase: Phase) -> float:
-    """Energy of a phase: trapezoid on the device's timestamps, interpolated at both edges; or the counter's difference."""
+    """Energy of a phase: trapezoid on the device's timestamps, interpolated at both edges; or the counter's difference,
+    where the counter did not move before the phase or after it, brought up to the whole phase."""
     edges = np.array([phase.started_ns, phase.ended_ns], dtype=np.int64)
+    if series.counter:
+        edges = np.clip(edges, series.t_ns[0], series.t_ns[-1])
     at_edges = np.interp(edges, series.t_ns, series.values)
     if series.counter:
-        return float(at_edges[1] - at_edges[0])
+        return float(at_edges[1] - at_edges[0]) * phase.seconds / max(float(edges[1] - edges[0]) / 1e9, 1e-9)
     inside = (series.t_ns > edges[0]) & (series.t_ns < edges[1])
     t_ns = np.concatenate((edges[:1], series.t_ns[inside], edges[1:]))
     watts = np.concatenate((at_edges[:1], series.values[inside], at_edges[1:]))

@@ -133,8 +133,9 @@ def charging(meter: Meter, readings: Mapping[str, Sequence[str | None]]) -> Unav
         said = {text.strip().lower() for text in texts if text}
         if channel.startswith("status"):
             told = told or bool(said)
-            if said - {"discharging"}:
-                return Unavailable(f"the battery says {' and '.join(sorted(said))!r}, not 'discharging'", unplug)
+            other = " and ".join(sorted(said - {"discharging"}))
+            if other:
+                return Unavailable(f"the battery says {other!r}, not 'discharging'", unplug)
         elif channel.startswith("online") and said - {"0"}:
             return Unavailable(f"{channel.partition(' ')[2]} supplies power beside the battery", unplug)
     return None if told else Unavailable("nothing tells whether the battery is being charged")

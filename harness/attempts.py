@@ -18,11 +18,13 @@ from harness.agent.protocol import Job, ProtocolError
 from harness.collectors.accuracy import evaluate
 from harness.collectors.latency import blocks_of, loads_of
 from harness.devices.device import Device, failure_of
+from harness.devices.transport import Process
 from harness.errors import DeviceError, MeasurementError
 from harness.execution import Transcript, listen
 from harness.records import LATENCY, Evaluation, Failure, Run
 
-BACKOFF_S = (0.5, 2.0, 8.0)
+# Long enough in all for a phone or a board to start again.
+BACKOFF_S = (0.5, 2.0, 8.0, 20.0, 40.0)
 
 log = logging.getLogger(__name__)
 
@@ -70,22 +72,25 @@ def carry_out(
     work: Work,
     outcome: Outcome,
     *,
-    retrying: Callable[[DeviceError, float], None],
+    retrying: Callable[[DeviceError, float], None] = lambda _error, _pause_s: None,
     cool: Callable[[], dict[str, Any] | None] = lambda: None,
+    pauses: Sequence[float | None] = (*BACKOFF_S, None),
+    started: Callable[[Process], None] = lambda _process: None,
 ) -> None:
     """Do the work and fill in `outcome`. `retrying` is told of an error and the pause (s) to make before the next try;
-    `cool` waits until the device is cool enough, and says what to record of that.
+    `cool` waits until the device is cool enough, and says what to record of that. `pauses`: after each try; None ends them.
+    `started` gets the agent's process as soon as there is one.
 
     Whatever else is raised (KeyboardInterrupt above all) leaves the agent killed and `outcome.interrupted` set.
     """
-    for pause_s in (*BACKOFF_S, None):
+    for pause_s in pauses:
         outcome.transcript, outcome.evaluations = Transcript(), []
         try:
             if outcome.error is not None:
                 outcome.reopening = True
                 device.reopen()
             outcome.error, outcome.reopening = None, False
-            _once(device, work, outcome, cool)
+            _once(device, work, outcome, cool, started)
         except DeviceError as error:
             outcome.error = error
             if not error.transient or pause_s is None:
@@ -100,7 +105,13 @@ def carry_out(
             return
 
 
-def _once(device: Device, work: Work, outcome: Outcome, cool: Callable[[], dict[str, Any] | None]) -> None:
+def _once(
+    device: Device,
+    work: Work,
+    outcome: Outcome,
+    cool: Callable[[], dict[str, Any] | None],
+    started: Callable[[Process], None],
+) -> None:
     job = work.build()
     outcome.conditions = {"knobs": dict(device.preflight.outcomes), "cool_down": cool()}
     limit_c = device.profile.thermal.limit_c
@@ -109,6 +120,7 @@ def _once(device: Device, work: Work, outcome: Outcome, cool: Callable[[], dict[
     outcome.requested = {"threads": job.threads, "precision": job.precision, "affinity": job.affinity}
     process = device.start_agent(job)
     try:
+        started(process)
         listen(process, job, outcome.transcript, hang_s=work.hang_s, pace=work.pace)
     finally:
         process.kill()

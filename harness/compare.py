@@ -3,7 +3,8 @@
 Place in the flow: after `harness.table`, which gives the medians; `harness.stats.compare` has the mathematics. Always as
 candidate / reference: below 1 the candidate is faster. How runs are paired decides how much noise cancels out:
 
-- "block": both were in the same runs; the log ratio is taken per interleaved round of a run, one value per run;
+- "block": both were in the same runs, or in runs that took turns; the log ratio is taken per interleaved round, one value
+  per run;
 - "round": same session, different runs; runs of equal round were made near each other in time and are paired;
 - "unpaired": different sessions; run medians of both sides, Welch's t on their logarithms.
 
@@ -28,6 +29,8 @@ from harness.stats import compare as stats
 from harness.stats.compare import Comparison
 from harness.table import block_medians, build_rows, run_medians
 
+Key = tuple[str, str]  # variant, device
+Blocks = Mapping[tuple[int, str], Mapping[int, float]]  # (round, run) → interleaved round → median
 Method = Literal["block", "round", "unpaired", "none"]
 # What must be equal for a difference in time to be the variant's own doing.
 _SETTING = ("threads", "affinity", "precision")
@@ -69,7 +72,7 @@ class _Side:
     session: str
     rows: dict[tuple[str, str], Row]
     medians: Mapping[tuple[str, str], Mapping[int, float]]
-    blocks: Mapping[tuple[str, str], Mapping[str, Mapping[int, float]]]
+    blocks: Mapping[Key, Blocks]
     artifacts: Mapping[str, str | None]
     counting: frozenset[str]
 
@@ -165,7 +168,7 @@ def _compare(one: _Side, mine: tuple[str, str], two: _Side, other: tuple[str, st
         return "unpaired", stats.unpaired(list(mine_runs.values()), list(other_runs.values()))
     by_block = _block_ratios(one.blocks[mine], two.blocks[other])
     if by_block:
-        return "block", stats.paired(by_block)
+        return "block", stats.paired(list(by_block.values()))
     return "round", stats.paired([math.log(mine_runs[r] / other_runs[r]) for r in sorted(mine_runs) if r in other_runs])
 
 
@@ -178,13 +181,13 @@ def _inconclusive(reason: str) -> Comparison:
     return Comparison(None, None, None, 0, None, None, "inconclusive", reason)
 
 
-def _block_ratios(mine: Mapping[str, Mapping[int, float]], other: Mapping[str, Mapping[int, float]]) -> list[float]:
-    """One log ratio for each run that both were in, over the interleaved rounds that both had in it."""
-    ratios = []
+def _block_ratios(mine: Blocks, other: Blocks) -> dict[int, float]:
+    """Round → log ratio, for each run that both were in, over the interleaved rounds that both had in it."""
+    ratios = {}
     for run, blocks in mine.items():
         common = [i for i in blocks if i in other.get(run, {}) and blocks[i] > 0 and other[run][i] > 0]
         if common:
-            ratios.append(stats.run_log_ratio([blocks[i] for i in common], [other[run][i] for i in common]))
+            ratios[run[0]] = stats.run_log_ratio([blocks[i] for i in common], [other[run][i] for i in common])
     return ratios
 
 
@@ -213,18 +216,28 @@ def _remarks(one: _Side, candidate: Row, two: _Side, reference: Row) -> list[str
 
 def _overall(one: _Side, two: _Side, keys: Sequence[tuple[tuple[str, str], tuple[str, str]]]) -> Comparison | None:
     """One ratio per round over all variants measured on both sides in all of the rounds; None where there are none."""
-    series = [
-        (one.medians[mine], two.medians[other])
+    shared = [
+        (mine, other)
         for mine, other in keys
         if mine in one.medians and other in two.medians and not _mixed(one, mine, two, other)
+        if min(one.medians[mine].values()) > 0 and min(two.medians[other].values()) > 0
     ]
-    series = [pair for pair in series if all(min(side.values()) > 0 for side in pair)]
+    series = [(one.medians[mine], two.medians[other]) for mine, other in shared]
     if not series:
         return None
-    mine, other = _mean_logs([pair[0] for pair in series]), _mean_logs([pair[1] for pair in series])
     if one.session != two.session:
+        mine, other = _mean_logs([pair[0] for pair in series]), _mean_logs([pair[1] for pair in series])
         return stats.unpaired([math.exp(v) for v in mine.values()], [math.exp(v) for v in other.values()])
-    return stats.paired([mine[number] - other[number] for number in sorted(mine) if number in other])
+    ratios = [_round_ratios(one, mine, two, other) for mine, other in shared]
+    rounds = set(ratios[0]).intersection(*ratios)
+    return stats.paired([float(np.mean([item[number] for item in ratios])) for number in sorted(rounds)])
+
+
+def _round_ratios(one: _Side, mine: Key, two: _Side, other: Key) -> dict[int, float]:
+    """Round → log ratio: over interleaved rounds where both took turns, of the run medians else."""
+    mine_runs, other_runs = one.medians[mine], two.medians[other]
+    ratios = {r: math.log(mine_runs[r] / other_runs[r]) for r in mine_runs if r in other_runs}
+    return ratios | _block_ratios(one.blocks[mine], two.blocks[other])
 
 
 def _mean_logs(medians: Sequence[Mapping[int, float]]) -> dict[int, float]:

@@ -185,7 +185,8 @@ class _Allowance:
             # A visit ends by itself; only the inference that is running then goes beyond.
             plan = self._job.latency
             visit = max(plan.warmup_max_s, 2 * plan.block_max_s)
-            return self._hang_s + visit + _PATIENCE * self._inference_s
+            turn = 0.0 if plan.turn is None else plan.turn.wait_s
+            return self._hang_s + turn + visit + _PATIENCE * self._inference_s
         if self._job.energy is not None:
             energy = self._job.energy
             phase = max(energy.idle_s, energy.window_s) + 2 * energy.settle_s

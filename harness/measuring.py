@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,7 @@ from harness.records import (
 from harness.resume import Progress, run_medians
 from harness.session_store import SessionStore
 from harness.stats.stopping import StoppingRule, decide
+from harness.together import MeetingPlaces, Member, carry_out_together, circles, in_turns
 
 Key = tuple[str, str]  # device, engine
 # A run that died without a culprit is tried once more as it was.
@@ -51,6 +53,10 @@ _BLIND_RETRIES = 1
 
 
 NOTHING_YET = Progress()
+
+
+def _key(job: LatencyJob) -> Key:
+    return (job.device, job.engine)
 
 
 def _pace(device: Device) -> float:
@@ -113,6 +119,7 @@ class Measuring:
         self.energies_left = 0
         self.round = 0
         self.runs = progress.last
+        self.places = MeetingPlaces()
 
     def run(self) -> None:
         """Measure. Raises KeyboardInterrupt, and whatever the store raises."""
@@ -195,17 +202,32 @@ class Measuring:
             carry_out(device, work, outcome, retrying=retrying, cool=lambda: device.cool_down(self.pause, cooling))
         finally:
             # Also on the way out of an interruption: what was measured until then is kept.
-            run = to_run(
-                outcome,
-                work,
-                run_id=self._next_id(),
-                session_id=self.session_id,
-                device=name,
-                retries=retries,
-            )
-            self.store.add_run(run)
+            run = self._store(device, work, outcome, retries=retries)
+        self._settle(device, work, run, outcome, what)
+        return run, outcome
+
+    def _store(
+        self, device: Device, work: Work, outcome: Outcome, *, retries: int = 0, turns: str | None = None
+    ) -> Run:
+        run = to_run(
+            outcome,
+            work,
+            run_id=self._next_id(),
+            session_id=self.session_id,
+            device=device.profile.name,
+            retries=retries,
+        )
+        if turns is not None and run.status == "ok":
+            # Equal for runs made together: their rounds may be compared one by one.
+            run.environment["turns"] = turns
+        self.store.add_run(run)
+        return run
+
+    def _settle(self, device: Device, work: Work, run: Run, outcome: Outcome | None, what: str) -> None:
+        """What follows from a stored run: what is still healthy, what is left to do, what to tell."""
+        name = device.profile.name
         self._count(work, run)
-        if outcome.lost and outcome.error is not None:
+        if outcome is not None and outcome.lost and outcome.error is not None:
             self._lose(device, outcome.error)
         for variant, failure in run.failed_variants.items():
             self.healthy[name, work.engine].discard(variant)
@@ -215,7 +237,6 @@ class Measuring:
             self.tell(FINISHED, what, device=name, engine=work.engine)
         elif not run.failed_variants and run.failure is not None:
             self.tell(FAILED, f"{what}: {run.failure.message}", device=name, engine=work.engine)
-        return run, outcome
 
     def _count(self, work: Work, run: Run) -> None:
         """A probe is done however it ended; a latency run that failed is going to be made again."""
@@ -302,13 +323,13 @@ class Measuring:
         for round_ in range(self.plan.protocol.max_runs):
             self.round = round_
             healthy = {key: names for key, names in self.healthy.items() if self.open[key] and names}
-            for job in self.plan.latencies(self.round, healthy):
-                key = (job.device, job.engine)
-                if not self.open[key]:
-                    continue
-                if self.round not in self.progress.rounds.get(key, ()):
+            for circle in circles(self.plan.latencies(self.round, healthy), self.devices):
+                jobs = [job for job in circle if self.open[job.device, job.engine]]
+                missing = [job for job in jobs if self.round not in self.progress.rounds.get(_key(job), ())]
+                for job in self._in_turns(missing):
                     self._latency(job)
-                self._stop_if_enough(key, time.monotonic() - started)
+                for job in jobs:
+                    self._stop_if_enough(_key(job), time.monotonic() - started)
             if not any(self.open.values()):
                 return
 
@@ -320,6 +341,33 @@ class Measuring:
         if decision.stop and self.open[key]:
             self.open[key] = False
             self.tell(STOPPED, f"{key[0]} {key[1]}: {decision.reason}", device=key[0], engine=key[1])
+
+    def _in_turns(self, jobs: list[LatencyJob]) -> list[LatencyJob]:
+        """Make these runs together, where they can be; those that must (still) be made alone."""
+        devices = [self.devices[job.device] for job in jobs]
+        place = self.places.of(devices) if len(jobs) > 1 else None
+        if place is None:
+            return jobs
+        label = f"{self.round}-{jobs[0].engine}"
+        folder = f"{place}/{label}"
+        wait_s = sum(self.protocols[job.device].hang_s + self._planned_s(_key(job)) for job in jobs)
+        members = []
+        for index, (job, device) in enumerate(zip(jobs, devices, strict=True)):
+            work = in_turns(self._latency_work(device, job), folder, index, len(jobs), wait_s)
+            members.append(Member(device, work, begin(), partial(device.cool_down, self.pause, lambda _words: None)))
+        what = f"{' and '.join(job.device for job in jobs)} {jobs[0].engine} run {self.round + 1}, in turns"
+        self.tell(STARTED, what, device=jobs[0].device, engine=jobs[0].engine)
+        try:
+            carry_out_together(members, folder)
+        finally:
+            runs = [self._store(member.device, member.work, member.outcome, turns=label) for member in members]
+        for job, member, run in zip(jobs, members, runs, strict=True):
+            # A lost connection is not the end of the device: the run made alone connects anew.
+            self._settle(member.device, member.work, run, None, what)
+            if run.status == "ok":
+                self.durations[_key(job)].append(run.duration_s)
+                self._note_medians(_key(job), run)
+        return [job for job, run in zip(jobs, runs, strict=True) if run.status != "ok"]
 
     def _latency(self, job: LatencyJob) -> None:
         """A run; when a variant kills it, again without that variant, until a run ends."""

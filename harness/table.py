@@ -56,11 +56,17 @@ def run_medians(data: SessionData, *, counted: bool = False) -> dict[Key, dict[i
     }
 
 
-def block_medians(data: SessionData, *, counted: bool = False) -> dict[Key, dict[str, dict[int, float]]]:
-    """(variant, device) → run id → interleaved round → median of that block's samples, ns; `counted` as above."""
+def block_medians(data: SessionData, *, counted: bool = False) -> dict[Key, dict[tuple[int, str], dict[int, float]]]:
+    """(variant, device) → (round, run) → interleaved round → median of that block's samples, ns; `counted` as above.
+
+    A run is named by its id, or by what runs of several devices have in common whose rounds were measured in turns.
+    """
     return {
         (cell.variant.name, cell.device.name): {
-            s.run.id: {block.index: float(np.median(block.wall_ns)) for block in s.blocks} for s in cell.latency
+            (s.run.round, str(s.run.environment.get("turns", s.run.id))): {
+                block.index: float(np.median(block.wall_ns)) for block in s.blocks
+            }
+            for s in cell.latency
         }
         for cell in cells(data)
         if cell.latency and cell.counted == counted

@@ -25,6 +25,7 @@ FLOW = [
         "harness.execution",
         "harness.attempts",
         "harness.measuring",
+        "harness.together",
         "harness.metering",
         "harness.resume",
         "harness.runner",

@@ -75,7 +75,7 @@ def test_latency_is_the_median_of_run_medians_with_the_order_statistic_interval(
         run.round: float(np.median(s)) for run, s in zip(runs, samples, strict=True)
     }
     assert [a.tolist() for a in gather.latency_samples(data, FP32, "laptop")] == [s.tolist() for s in samples]
-    first = block_medians(data)[FP32, "laptop"][runs[0].id]
+    first = block_medians(data)[FP32, "laptop"][runs[0].round, runs[0].id]
     assert first[3] == next(
         float(np.median(b.wall_ns)) for b in runs[0].blocks if (b.variant, b.index, b.phase) == (FP32, 3, MEASURE)
     )

@@ -29,6 +29,7 @@ class Turns:
         self._turn = turn
         self._first = True
         try:
+            Path(turn.folder).mkdir(mode=0o700, exist_ok=True)
             self._mine = self._pipe(str(turn.index))
             self._next = self._pipe(str((turn.index + 1) % turn.of))
             self._ready = self._pipe(_READY)

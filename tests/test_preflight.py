@@ -93,12 +93,14 @@ def test_governor_and_frequency_are_set_guarded_and_put_back(transport: LocalTra
     assert entry.alive
     assert leftovers() == []
     assert len(guardians(tmp_path)) == 1
-    assert session.end(transport) == []
+    assert session.restore(transport) == []
     assert sysfs.cpufreq() == UNTOUCHED
     assert eventually(lambda: guardians(tmp_path) == [])
     assert list((tmp_path / "work").iterdir()) == []
+    assert len(entries()) == 1, "until the session's files are gone, too"
+    session.end()
     assert list(journal_folder().iterdir()) == []
-    assert session.end(transport) == []
+    assert session.restore(transport) == []
 
 
 def test_what_a_device_forbids_is_said(transport: LocalTransport, tmp_path: Path) -> None:
@@ -111,11 +113,13 @@ def test_what_a_device_forbids_is_said(transport: LocalTransport, tmp_path: Path
     assert session.outcomes["governor"].startswith("the kernel offers no governor 'performance', only powersave")
     assert "not permitted" in session.outcomes["frequency"]
     assert session.outcomes["airplane_mode"] == "this is no Android: there is no 'cmd'"
-    session.end(transport)
+    session.restore(transport)
+    session.end()
     assert sysfs.get("scaling_governor") == UNTOUCHED["scaling_governor"]
     nothing = preflight(profile({"HARNESS_SYSFS": str(tmp_path / "none")}, "governor"), tmp_path)
     nothing.begin(transport)
     assert nothing.outcomes == {"governor": "the kernel offers no cpufreq here"}
+    nothing.end()
     assert guardians(tmp_path) == []
     assert entries() == []
 
@@ -128,7 +132,8 @@ def test_a_device_that_takes_a_value_and_ignores_it(transport: LocalTransport, t
     session = preflight(profile(sysfs.environment, "governor"), tmp_path)
     session.begin(transport)
     assert session.outcomes["governor"].startswith("no effect: it reads back as ")
-    session.end(transport)
+    session.restore(transport)
+    session.end()
     assert sysfs.get("scaling_governor")[1] == "schedutil"
 
 
@@ -154,7 +159,7 @@ def test_android_is_set_and_put_back(transport: LocalTransport, tmp_path: Path) 
         "airplane_mode": "enabled (was disabled)",
         "suspend_charging": "suspended (was charging)",
     }
-    assert session.end(transport) == []
+    assert session.restore(transport) == []
     assert phone.values() == before
 
 
@@ -175,7 +180,8 @@ def test_what_a_phone_lacks_is_kept_in_its_own_words(
     session = preflight(profile(phone.environment, knob), tmp_path)
     session.begin(transport)
     assert words in session.outcomes[knob]
-    session.end(transport)
+    session.restore(transport)
+    session.end()
     assert phone.values() == before
 
 
@@ -184,7 +190,8 @@ def test_a_release_build_may_still_suspend_through_the_property(transport: Local
     session = preflight(profile(phone.environment, "suspend_charging"), tmp_path)
     session.begin(transport)
     assert session.outcomes["suspend_charging"] == "suspended (was charging)"
-    session.end(transport)
+    session.restore(transport)
+    session.end()
     assert phone.value("battery") == "2"
 
 
@@ -192,7 +199,8 @@ def test_values_that_nobody_set_are_deleted_again(transport: LocalTransport, tmp
     phone = Android(tmp_path / "phone", stayon="null", wakefulness="Awake")
     session = preflight(profile(phone.environment, "stay_awake", "screen"), tmp_path)
     session.begin(transport)
-    session.end(transport)
+    session.restore(transport)
+    session.end()
     assert (phone.value("stayon"), phone.value("wakefulness")) == ("null", "Awake")
 
 
@@ -220,9 +228,11 @@ def test_a_second_session_leaves_the_knobs_of_the_first_alone(transport: LocalTr
     first.begin(transport)
     second.begin(transport)
     assert second.outcomes["governor"].startswith("left alone: session s1 of this host is measuring")
-    second.end(transport)
+    second.restore(transport)
+    second.end()
     assert sysfs.get("scaling_governor") == ["performance"] * 2
-    first.end(transport)
+    first.restore(transport)
+    first.end()
     assert sysfs.cpufreq() == UNTOUCHED
 
 
@@ -237,7 +247,8 @@ def test_the_guardian_of_a_lost_connection_does_not_undo_its_successors_work(tmp
     (guard,) = guardians(tmp_path)
     assert guard != stale
     assert len(list((tmp_path / "work").iterdir())) == 1
-    session.end(second)
+    session.restore(second)
+    session.end()
     assert sysfs.cpufreq() == UNTOUCHED
     assert list((tmp_path / "work").iterdir()) == []
     first.close()
@@ -288,7 +299,7 @@ def test_where_the_guardian_died_too_the_journal_puts_back(transport: LocalTrans
     dataclasses.replace(entry, pid=2**22 - 1).write()  # as if another process, long gone, had written it
     assert sysfs.get("scaling_governor") == ["performance"] * 2
     (told,) = restore_leftovers(made, transport)
-    assert told == "put back after session s1, which died: governor to schedutil"
+    assert told == "after session s1, which died: put back governor to schedutil"
     assert sysfs.cpufreq() == UNTOUCHED
     assert entries() == []
     assert list((tmp_path / "work").iterdir()) == []

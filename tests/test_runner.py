@@ -248,7 +248,7 @@ def test_a_device_lost_for_good_leaves_the_others(tmp_path: Path) -> None:
     assert failure.transient
     assert len(lab.store.kinds(device="here", kind=LATENCY, status="ok")) == 6
     (run,) = lab.store.kinds(device="gone", kind=LATENCY)
-    assert (run.status, run.retries, run.failed_variants) == ("failed", 3, {})
+    assert (run.status, run.retries, run.failed_variants) == ("failed", 5, {})
     assert len(lab.store.kinds(device="gone", kind=PROBE, status="ok")) == 2, "what was measured before stays"
     assert any(event.kind == UNREACHABLE for event in lab.events)
 

@@ -84,7 +84,7 @@ class Device:
             | recorded(look(transport, self.work).facts())
             | ({"counts_instructions": True} if profile.counts_instructions else {}),
         )
-        self.preflight = Preflight(profile, self.work, session)
+        self.preflight = Preflight(profile, self.work, session, self.folder)
         self._background = background(raw["texts"], raw["cpus"], raw["free_bytes"])
 
     @classmethod
@@ -127,7 +127,9 @@ class Device:
         try:
             self.preflight.begin(self.transport)
         except BaseException:
-            self.preflight.end(self.transport)
+            self.preflight.restore(self.transport)
+            self.transport.remove(self.folder)
+            self.preflight.end()
             raise
         told = {"background": facts, "knobs": dict(self.preflight.outcomes), "restored": restored}
         self.record = replace(
@@ -150,11 +152,15 @@ class Device:
         return cool_down(limits, lambda: read_temperatures(shell, limits.sensors), pause=pause, tell=tell)
 
     def reopen(self) -> None:
-        """Connect anew after a lost connection. Raises DeviceError."""
+        """Connect anew after a lost connection; the device may have been restarted since, and lost files. Raises DeviceError."""
         self.transport.close()
         if self._emulator is not None:
             self.profile = self._emulator.revive()
         self.transport = self._opener(self.profile)
+        self._verified.clear()
+        self._agent = None
+        if self.runtime.kind == "bundle":
+            self.runtime = prepare_runtime(self.profile, self.transport)
         self._ask(do="inspect", work=self.work, session=self._session)
         self.preflight.resume(self.transport)
 
@@ -276,9 +282,10 @@ class Device:
         return self.transport.start(argv, stdin=encode_job(job).encode() + b"\n", cwd=self.folder, env=env)
 
     def close(self) -> None:
-        """Put back and clean up on the device, and let go of it. Raises TransportError when that could not be done."""
+        """Put back and clean up on the device, and let go of it. Raises TransportError when that could not be done: then the
+        next to open the device does it."""
         try:
-            self.preflight.end(self.transport)
+            self.preflight.restore(self.transport)
             self._ask(
                 do="sweep",
                 work=self.work,
@@ -288,6 +295,7 @@ class Device:
                 keep=self.profile.keep_uploads,
                 limit_bytes=self.profile.cache_limit_bytes,
             )
+            self.preflight.end()
         finally:
             self.transport.close()
             if self._emulator is not None:

@@ -1,6 +1,6 @@
-"""What was changed on devices, on the host's disk before it is changed: if the host dies, its next run puts it back.
+"""What was changed and left on devices, on the host's disk before it is changed: if the host dies, its next run puts it back.
 
-One file for each session that turned a knob, in $XDG_STATE_HOME/ondevice-harness/journal (~/.local/state/…), on disk (fsync)
+One file for each session on a device, in $XDG_STATE_HOME/ondevice-harness/journal (~/.local/state/…), on disk (fsync)
 before the first change and removed after the last restoration. A file whose host process is gone is a leftover; it is
 replayed when its device is next opened, and by the commands that look after devices. The guardian (guardian.py) has then
 usually been there first: every command is harmless twice.
@@ -32,7 +32,8 @@ _SUFFIX = ".json"
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One session's changes on one device. `device`: its name; `key`: where it is reached, to tell devices of one name
-    apart. `undo`: commands, in order. `knobs`: name → what it stood at, in words. `pid`, `started`: the host process."""
+    apart. `undo`: commands, in order. `knobs`: name → what it stood at, in words. `pid`, `started`: the host process.
+    `folder`: the session's own on the device."""
 
     device: str
     key: str
@@ -45,6 +46,7 @@ class Entry:
     knobs: Mapping[str, str]
     env: Mapping[str, str] = field(default_factory=dict)
     sign: str | None = None
+    folder: str | None = None
 
     @property
     def path(self) -> Path:
@@ -95,6 +97,7 @@ def new_entry(
     undo: Sequence[Sequence[str]],
     knobs: Mapping[str, str],
     sign: str | None,
+    folder: str | None = None,
 ) -> Entry:
     """An entry of this process; not written yet."""
     return Entry(
@@ -109,6 +112,7 @@ def new_entry(
         knobs=dict(knobs),
         env=dict(profile.environment),
         sign=sign,
+        folder=folder,
     )
 
 
@@ -142,9 +146,13 @@ def restore_leftovers(profile: DeviceProfile, transport: Transport) -> list[str]
         refused = run_undo(shell, entry.undo)
         if entry.sign is not None:
             shell.script('rm -f -- "$1"', entry.sign)
+        if entry.folder is not None and entry.session and entry.folder.endswith(f"/sessions/{entry.session}"):
+            transport.remove(entry.folder)
         entry.remove()
         what = ", ".join(f"{name} to {words}" for name, words in entry.knobs.items())
-        told.append(f"put back after session {entry.session}, which died: {what}")
+        told.append(
+            f"after session {entry.session}, which died: " + (f"put back {what}" if what else "removed its files")
+        )
         told += refused
     return told
 

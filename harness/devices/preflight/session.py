@@ -41,9 +41,11 @@ def shell_of(profile: DeviceProfile, transport: Transport) -> Shell:
 
 
 class Preflight:
-    """`begin`, `resume` after a lost connection, `end`. `outcomes`: knob → what it stands at, or why it was left alone."""
+    """`begin`, `resume` after a lost connection, `restore`, `end`. `outcomes`: knob → what it stands at, or why it was left
+    alone. Also without knobs there is an entry in the journal: it knows the session's `folder` on the device."""
 
-    def __init__(self, profile: DeviceProfile, work: str, session: str | None) -> None:
+    def __init__(self, profile: DeviceProfile, work: str, session: str | None, folder: str | None = None) -> None:
+        self._folder = folder
         self.profile = profile
         self.outcomes: dict[str, str] = {}
         self._work = work
@@ -54,17 +56,8 @@ class Preflight:
 
     def begin(self, transport: Transport) -> None:
         """Turn what the profile allows. Raises TransportError; what was turned until then is for `end`."""
-        if not self.profile.may_change:
-            return
-        others = [entry for entry in entries(self.profile) if entry.alive]
-        if others:
-            words = f"left alone: session {others[0].session} of this host is measuring on the device"
-            self.outcomes = dict.fromkeys(self.profile.may_change, words)
-            return
         shell = shell_of(self.profile, transport)
-        readable = [turned for name in self.profile.may_change if (turned := self._look(name, shell)) is not None]
-        if not readable:
-            return
+        readable = self._readable(shell)
         undo = [command for turned in reversed(readable) for command in turned.knob.undo(turned.before)]
         token = secrets.token_hex(6)
         entry = new_entry(
@@ -73,17 +66,33 @@ class Preflight:
             session=self._session,
             undo=undo,
             knobs={turned.knob.name: turned.before.words for turned in readable},
-            sign=self._new_sign(token),
+            sign=self._new_sign(token) if readable else None,
+            folder=self._folder,
         )
         try:
             entry.write()
         except OSError as error:
             words = f"left alone: the way back cannot be written down ({error})"
             self.outcomes |= {turned.knob.name: words for turned in readable}
+            log.warning("%s: what this session leaves if it dies cannot be written down: %s", self.profile.name, error)
             return
-        self._entry, self._guardian, self._turned = entry, Guardian(undo), readable
-        self._guardian.watch(shell, str(entry.sign))
-        self._turn(shell)
+        self._entry = entry
+        if readable:
+            self._guardian, self._turned = Guardian(undo), readable
+            self._guardian.watch(shell, str(entry.sign))
+            self._turn(shell)
+
+    def _readable(self, shell: Shell) -> list[_Turned]:
+        """The knobs that may and can be turned, with what they stand at."""
+        if not self.profile.may_change:
+            return []
+        others = [entry for entry in entries(self.profile) if entry.knobs and entry.alive]
+        if others:
+            words = f"left alone: session {others[0].session} of this host is measuring on the device"
+            self.outcomes = dict.fromkeys(self.profile.may_change, words)
+            return []
+        found = (self._look(name, shell) for name in self.profile.may_change)
+        return [turned for turned in found if turned is not None]
 
     def _look(self, name: str, shell: Shell) -> _Turned | None:
         knob = KNOBS[name](shell, self.profile)
@@ -120,7 +129,13 @@ class Preflight:
         self._guardian.watch(shell, self._new_sign(secrets.token_hex(6)))
         self._turn(shell)
 
-    def end(self, transport: Transport) -> list[str]:
+    def end(self) -> None:
+        """Nothing is left on the device."""
+        if self._entry is not None:
+            self._entry.remove()
+            self._entry = None
+
+    def restore(self, transport: Transport) -> list[str]:
         """Put everything back, and check; what could not be, in words. Harmless twice. Raises TransportError: then the
         guardian and the journal do it."""
         if self._guardian is None or self._entry is None:
@@ -137,8 +152,7 @@ class Preflight:
             if now.values != turned.before.values:
                 wrong.append(f"{turned.knob.name} was {turned.before.words} and is now {now.words}")
         self._guardian.dismiss(shell)
-        self._entry.remove()
-        self._guardian = self._entry = None
+        self._guardian = None
         for words in wrong:
             log.warning("%s: %s", self.profile.name, words)
         return wrong

@@ -18,6 +18,9 @@ from harness.errors import DeviceError, HostKeyError, TransportError
 
 DEFAULT_PORT = 22
 
+# A link that brings nothing for that long counts as lost.
+KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT = 10.0, 3
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -121,8 +124,8 @@ def _options(target: Target, keys: _HostKeys) -> dict[str, Any]:
         "gss_auth": False,
         "gss_kex": False,
         "compression_algs": "none",  # weights do not compress, and a board's CPU is being measured
-        "keepalive_interval": 10,
-        "keepalive_count_max": 3,
+        "keepalive_interval": KEEPALIVE_INTERVAL_S,
+        "keepalive_count_max": KEEPALIVE_COUNT,
         "connect_timeout": target.connect_timeout_s,
         "login_timeout": target.connect_timeout_s,
         "agent_forwarding": False,

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "harness" / "demo"
 ONNX = sorted((ROOT / "tests" / "data").glob("*.onnx"))
-COMMANDS = ("demo", "convert", "run", "bench", "table", "report", "choose", "compare")
+COMMANDS = ("demo", "convert", "run", "bench", "table", "report", "choose", "compare", "devices", "doctor")
 
 
 def harness(*words: str | Path, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:

@@ -46,6 +46,14 @@ def say(message: str) -> None:
     typer.echo(message, err=True)
 
 
+def screen() -> tuple[int | None, bool]:
+    """Columns of the terminal on stdout and whether it takes colour; (None, False) where stdout is no terminal."""
+    import shutil
+
+    terminal = sys.stdout.isatty()
+    return (shutil.get_terminal_size().columns if terminal else None), terminal
+
+
 def emit_json(data: Any) -> None:
     """Print JSON on stdout."""
     typer.echo(json.dumps(data, indent=2, allow_nan=False, ensure_ascii=False))

@@ -20,7 +20,7 @@ from harness.collectors.latency import blocks_of, loads_of
 from harness.devices.device import Device, failure_of
 from harness.devices.transport import Process
 from harness.errors import DeviceError, MeasurementError
-from harness.execution import Transcript, listen
+from harness.execution import HANG, Transcript, listen
 from harness.records import LATENCY, Evaluation, Failure, Run
 
 # Long enough in all for a phone or a board to start again.
@@ -124,6 +124,8 @@ def _once(
         listen(process, job, outcome.transcript, hang_s=work.hang_s, pace=work.pace)
     finally:
         process.kill()
+    if outcome.transcript.failure is not None and outcome.transcript.failure.name == HANG:
+        device.answers()  # a device that is gone is silent, too
     if job.probe is not None and job.probe.outputs_path is not None and work.task is not None:
         _fetch(device, job.probe.outputs_path, work, outcome)
 

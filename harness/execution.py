@@ -17,6 +17,7 @@ from harness.records import Failure
 
 # After `done` the agent leaves at once; one that does not is ended.
 END_TIMEOUT_S = 10.0
+HANG = "Hang"
 # How much slower than its first inference a model may run before silence means a hang.
 _PATIENCE = 5.0
 
@@ -122,7 +123,7 @@ def _doing(transcript: Transcript) -> str:
 def _silent(seconds: float) -> Failure:
     return Failure(
         "measurement",
-        "Hang",
+        HANG,
         f"the agent said nothing for {seconds:.0f} s and was killed",
         "raise 'hang_s' in the protocol if the device is that slow; else this engine cannot run this model",
     )

@@ -1,6 +1,6 @@
 """Runs a small real session in a process of its own, so that tests can interrupt or kill it: events go to stdout.
 
-python session_driver.py STORE.db PROFILE.json [RUNS]
+python session_driver.py STORE.db PROFILE.json RUNS [--resume]
 """
 
 from __future__ import annotations
@@ -63,10 +63,12 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started us with it ignored
     path, profile, runs = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
     with Store.open(path) as store:
+        resume = store.load(store.resolve("latest")) if "--resume" in sys.argv else None
         run_session(
             spec([DeviceProfile.model_validate(profile)], protocol(runs), ("tiny_fp32.tflite", "tiny.onnx")),
             store,
             lambda event: print(event.kind, event.done, event.text, flush=True),  # noqa: T201
+            resume=resume,
         )
 
 

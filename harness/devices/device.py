@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from harness.devices.emulators import RunningEmulator
 
 INSPECT_TIMEOUT_S = 60.0
+ANSWER_TIMEOUT_S = 20.0
 MIN_PYTHON = (3, 10)
 
 log = logging.getLogger(__name__)
@@ -296,10 +297,17 @@ class Device:
                 limit_bytes=self.profile.cache_limit_bytes,
             )
             self.preflight.end()
+        except DeviceError:
+            self.preflight.abandon()
+            raise
         finally:
             self.transport.close()
             if self._emulator is not None:
                 self._emulator.stop()
+
+    def answers(self) -> None:
+        """Raise TransportError when the device does not: then silence was no fault of what ran there."""
+        self.transport.run(["true"], timeout=ANSWER_TIMEOUT_S)
 
     def failed(self, error: DeviceError) -> DeviceRecord:
         """This device's record once it has failed for good."""

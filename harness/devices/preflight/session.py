@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from harness.devices.preflight.base import Knob, KnobRefusedError, State
@@ -133,6 +133,12 @@ class Preflight:
         """Nothing is left on the device."""
         if self._entry is not None:
             self._entry.remove()
+            self._entry = None
+
+    def abandon(self) -> None:
+        """The device is gone: what may be left there is for the next to open it, be it this process."""
+        if self._entry is not None:
+            replace(self._entry, pid=-1, started="abandoned").write()
             self._entry = None
 
     def restore(self, transport: Transport) -> list[str]:

@@ -173,7 +173,8 @@ class Processes:
         elif child.terminal:
             child.signal_group(signal.SIGHUP)  # as the kernel does when a terminal goes away
         else:
-            child.popen.send_signal(signal.SIGHUP)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child.popen.pid, signal.SIGHUP)  # Popen.send_signal would reap it
 
     def release(self, child: Child) -> None:
         """Close the child's files now, and reap it as soon as it has ended."""

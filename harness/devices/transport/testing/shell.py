@@ -139,7 +139,10 @@ class ShellSession:
         pumps = [self._pump(child.stdout_fd, STDOUT)]
         if child.stderr_fd is not None:
             pumps.append(self._pump(child.stderr_fd, STDERR))
-        await asyncio.gather(*pumps)
+        # When one fails the other must end, too: its descriptor is about to be closed, and its number used again.
+        async with asyncio.TaskGroup() as group:
+            for pump in pumps:
+                group.create_task(pump)
         status = await child.wait()
         if self._request.framed:
             await self._stream.write(frame(EXIT, bytes([status & 0xFF])))

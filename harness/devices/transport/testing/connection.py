@@ -6,6 +6,7 @@ CNXN ─▶ (STLS ⇄ TLS) ─▶ (AUTH token ⇄ signature or key) ─▶ CNXN 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Awaitable, Callable
@@ -80,6 +81,7 @@ class Connection:
         self._services: set[asyncio.Task[None]] = set()
         self._next_id = 1
         self._truncate = False
+        self._aborted = asyncio.Event()
         self._flowing = asyncio.Event()
         self._flowing.set()
 
@@ -88,7 +90,7 @@ class Connection:
         try:
             while True:
                 await self._dispatch(await self._receive())
-        except (ConnectionError, WireError, asyncio.CancelledError) as end:
+        except (ConnectionError, WireError) as end:
             log.debug("a connection ended: %r", end)
         self.abort()
         self._reset()
@@ -98,7 +100,8 @@ class Connection:
                 task.cancel()
 
     def abort(self) -> None:
-        """Reset the connection from our side."""
+        """Reset the connection from our side; `serve` cleans up and ends."""
+        self._aborted.set()
         self._flowing.set()
         self._link.abort()
 
@@ -130,7 +133,8 @@ class Connection:
 
     async def _pace(self, size_bytes: int) -> None:
         if delay_s := self._host.faults.delay_s(size_bytes):
-            await asyncio.sleep(delay_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._aborted.wait(), delay_s)
 
     async def send(self, packet: Packet, where: Where | None = None) -> None:
         """Send a packet; `where`: as what its payload counts for faults. Raises ConnectionError."""

@@ -87,8 +87,6 @@ class AdbDaemon:
         tasks = list(self._connections.values())
         for connection in self._connections:
             connection.abort()
-        for task in tasks:
-            task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _listen(self, port: int) -> None:

@@ -20,6 +20,7 @@ MAX_PATH_BYTES = 1024
 MAX_CHUNK_BYTES = 64 * 1024
 _FLUSH_BYTES = 512 * 1024
 _MAX_TARGET_BYTES = 4096
+_MAX_MODE = 0xFFFFFFFF
 DRY_RUN = 0x80000000
 
 _REQUEST = struct.Struct("<4sI")
@@ -122,8 +123,8 @@ class SyncSession:
 
     def _send_1(self, spec: str) -> None:
         path, comma, mode = spec.rpartition(",")
-        if not comma or not mode.isdecimal():
-            raise SyncRefused("missing , in ID_SEND")
+        if not comma or not mode.isdecimal() or int(mode) > _MAX_MODE:
+            raise SyncRefused("missing , and mode in ID_SEND")
         self._send(path, int(mode), dry_run=False)
 
     def _send_2(self, path: str) -> None:
@@ -187,8 +188,17 @@ class SyncSession:
             fd = self._files.open_new(path, mode)
         except OSError as error:
             self._refuse_file(f"couldn't create file: {error.strerror}")
+
+        def write(chunk: bytes) -> None:
+            try:
+                self._write(fd, chunk)
+            except OSError:
+                if replaced:  # before the client hears of it
+                    self._files.unlink(path)
+                raise
+
         try:
-            modified_s = self._read_file(lambda chunk: self._write(fd, chunk))
+            modified_s = self._read_file(write)
             os.fchmod(fd, mode)
             os.utime(fd, (modified_s, modified_s))
         except (SyncRefused, EOFError, OSError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 from dataclasses import dataclass
 
 
@@ -52,8 +53,12 @@ class Header:
 
 
 def checksum(payload: bytes) -> int:
-    """The sum of the bytes; the protocol calls it crc32, and it never was one."""
-    return sum(payload) & _ALL_ONES
+    """The sum of the bytes; the protocol calls it crc32, and it never was one.
+
+    The low half of Adler-32 is one more than that sum modulo 65521, which 256 bytes cannot reach: several times faster.
+    """
+    view = memoryview(payload)
+    return sum((zlib.adler32(view[at : at + 256]) & 0xFFFF) - 1 for at in range(0, len(view), 256)) & _ALL_ONES
 
 
 def encode(packet: Packet, *, with_checksum: bool) -> bytes:

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from harness.devices.bundle import debian, licenses, wheels
 from harness.devices.bundle.elf import Elf, is_elf, read_elf
@@ -31,7 +32,7 @@ class Layout:
 
     python: str
     layers: dict[str, Path] = field(default_factory=dict)
-    packages: list[dict[str, object]] = field(default_factory=list)
+    packages: list[dict[str, Any]] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     page_bytes: int = 0
 
@@ -56,7 +57,7 @@ def lay_out(arch: Arch, lock: Lock, engines: Iterable[str], files: Mapping[str, 
     return layout
 
 
-def _entry(package: Package, said: str, kept: list[str]) -> dict[str, object]:
+def _entry(package: Package, said: str, kept: list[str]) -> dict[str, Any]:
     return {
         "name": package.name,
         "version": package.version,
@@ -179,6 +180,10 @@ def prove_complete(arch: Arch, layout: Layout) -> None:
             if found[path].machine != arch.elf:
                 raise BundleError(f"{path.relative_to(folder)} is not for {arch.name}")
     base = layout.layers[BASE]
+    kept = [str(path) for package in layout.packages for path in package["license_files"]]
+    lost = [path for path in kept if not any((folder / path).is_file() for folder in layout.layers.values())]
+    if lost:
+        raise BundleError(f"the licence {lost[0]} is in no package of the bundle")
     layout.page_bytes = min(elf.align_bytes for elf in found.values() if elf.align_bytes)
     common = {path.name for path in found if path.parent == base / LIB}
     if arch.loader not in common:

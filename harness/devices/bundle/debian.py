@@ -114,7 +114,8 @@ def _libraries(depends: str) -> Iterator[str]:
     """The libraries among a package's dependencies, without those that only left-out modules need."""
     for choice in filter(None, (part.strip() for part in depends.split(","))):
         name = choice.split("|")[0].split()[0].partition(":")[0]
-        if name.startswith(("lib", "zlib")) and not DEBIAN_SKIPPED.match(name):
+        # The base package of a compiler holds the licence of its libraries, and nothing else that matters here.
+        if re.match(r"lib|zlib|gcc-\d+-base$", name) and not DEBIAN_SKIPPED.match(name):
             yield name
 
 

@@ -10,21 +10,27 @@ import shutil
 from pathlib import Path
 
 from harness.devices.bundle.spec import LICENSES
+from harness.errors import BundleError
 
+_SEE = "see the copyright file"
 _NAMES = re.compile(r"(licen[cs]e|copying|notice|thirdparty|third[-_]party|copyright)", re.IGNORECASE)
 
 
 def of_debian(unpacked: Path, name: str, root: Path) -> tuple[str, list[str]]:
     """Keep a Debian package's copyright file; (the licences it names, the files kept, relative to `root`)."""
-    source = unpacked / "usr" / "share" / "doc" / name / "copyright"
+    folder = unpacked / "usr" / "share" / "doc" / name
+    if folder.is_symlink():  # packages from one source share the file of one of them
+        return _SEE, [f"{LICENSES}/{folder.readlink().name}/copyright"]
+    source = folder / "copyright"
     if not source.is_file():
-        return "unknown", []
+        raise BundleError(f"the package {name} has no copyright file")
     text = source.read_text(encoding="utf-8", errors="replace")
-    names = dict.fromkeys(re.findall(r"^License:[ \t]*(\S.*)$", text, re.MULTILINE))
+    told = text.startswith("Format:")  # only then are its fields what they are called
+    names = dict.fromkeys(re.findall(r"^License:[ \t]*(\S.*)$", text, re.MULTILINE)) if told else {}
     target = root / LICENSES / name / "copyright"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(text, encoding="utf-8")
-    return "; ".join(names) or "see the copyright file", [str(target.relative_to(root))]
+    return "; ".join(names) or _SEE, [str(target.relative_to(root))]
 
 
 def common(unpacked: Path, root: Path) -> None:
@@ -52,6 +58,8 @@ def of_wheel(unpacked: Path, name: str, root: Path) -> tuple[str, list[str]]:
     metadata = next(iter(sorted(unpacked.glob("*.dist-info/METADATA"))), None)
     text = "" if metadata is None else metadata.read_text(encoding="utf-8", errors="replace")
     said = re.search(r"^License(?:-Expression)?: (.+)$", text, re.MULTILINE)
+    if not kept and said is not None and "apache" in said[1].lower():
+        kept.append(f"{LICENSES}/common-licenses/Apache-2.0")
     if said is not None:
         return said[1], kept
     classified = re.findall(r"^Classifier: License :: (?:OSI Approved :: )?(.+)$", text, re.MULTILINE)

@@ -19,7 +19,6 @@ from transport_contract import CONTRACT, gone
 from converters.variant import sha256_file
 from harness.devices.transport import Transport, open_transport
 from harness.devices.transport.adb import AdbTransport
-from harness.devices.transport.adb_wire import WireLink
 from harness.devices.transport.testing import DaemonOptions, RunningDaemon
 from harness.errors import DeviceError, TransportError
 from harness.profiles import DeviceProfile

@@ -108,6 +108,7 @@ class AdbTransport(Transport):
         except Refused as error:
             raise TransportError(f"{self.label}: the device refuses to {doing}: {error}", transient=True) from error
         except TimeoutError as error:
+            self._link.close()  # whatever else was asked of it would only wait as long again
             raise TransportError(
                 f"{self.label}: {self._link.place} stopped answering (asked to {doing})", transient=True
             ) from error
@@ -117,8 +118,7 @@ class AdbTransport(Transport):
     def _check(self) -> None:
         """Raise TransportError when the device does not answer any more."""
         with self._speaking("run `true`"):
-            stream = self._link.open(b"shell,v2,raw:true", CHECK_TIMEOUT_S)
-            stream.close()
+            self._link.probe(CHECK_TIMEOUT_S)
 
     def _make_folder(self, remote: str) -> None:
         folder = str(PurePosixPath(remote).parent)

@@ -72,7 +72,11 @@ def connect_server(target: ServerTarget) -> ServerLink:
     deadline = time.monotonic() + target.limit_s
     _ensure_server(target, deadline)
     host, port = target.address
-    return _Search(target, adbutils.AdbClient(host, port), deadline).run()
+
+    def client() -> Any:
+        return adbutils.AdbClient(host, port, socket_timeout=max(0.1, deadline - time.monotonic()))
+
+    return _Search(target, client, deadline).run()
 
 
 def _ensure_server(target: ServerTarget, deadline: float) -> None:
@@ -130,18 +134,19 @@ def _start_server(target: ServerTarget, port: int, deadline: float) -> None:
 
 
 class _Search:
-    """One search for one device, until the deadline."""
+    """One search for one device, until the deadline. `client` gives adbutils' client with the time that is left."""
 
-    def __init__(self, target: ServerTarget, client: Any, deadline: float) -> None:
+    def __init__(self, target: ServerTarget, client: Callable[[], Any], deadline: float) -> None:
         self._target, self._client, self._deadline = target, client, deadline
         self._connect_said = ""
+        self._seen: dict[str, str] = {}
 
-    def _ask(self, question: Callable[[], _T]) -> _T:
+    def _ask(self, question: Callable[[Any], _T]) -> _T:
         """Ask the server through adbutils; its errors become ours."""
         from adbutils.errors import AdbError
 
         try:
-            return question()
+            return question(self._client())
         except (AdbError, OSError, ValueError) as error:
             host, port = self._target.address
             raise TransportError(
@@ -151,7 +156,8 @@ class _Search:
             ) from error
 
     def _states(self) -> dict[str, str]:
-        return {info.serial: info.state for info in self._ask(self._client.list)}
+        self._seen = {info.serial: info.state for info in self._ask(lambda client: client.list())}
+        return self._seen
 
     def run(self) -> ServerLink:
         """Wait for the device to become usable. Raises DeviceError."""
@@ -168,7 +174,7 @@ class _Search:
                 raise self._unusable(serial, state)
             else:
                 time.sleep(min(POLL_S, left))
-        features = self._ask(lambda: self._client.device(serial).get_features())
+        features = self._ask(lambda client: str(client.device(serial).get_features()))
         return ServerLink(self._target.label, serial, self._target.address, frozenset(features.split(",")))
 
     def _only_one(self) -> str:
@@ -191,20 +197,21 @@ class _Search:
 
     def _connect(self, serial: str, state: str) -> None:
         """Ask the server to connect to an address. It calls a device that restarted connected while it is offline."""
+        from adbutils.errors import AdbTimeout
+
         if state == "offline":
-            self._ask(lambda: self._client.disconnect(serial))
-        left = max(0.1, self._deadline - time.monotonic())
+            self._ask(lambda client: client.disconnect(serial))
         try:
-            self._connect_said = self._ask(lambda: self._client.connect(serial, timeout=left)).strip()
+            self._connect_said = self._ask(lambda client: str(client.connect(serial))).strip()
         except TransportError as error:
-            # Its own patience is longer than ours; what it says of the device is asked next.
-            self._connect_said = f"no answer within {self._target.limit_s:g} s"
-            if time.monotonic() < self._deadline and "timeout" not in str(error).lower():
+            if not isinstance(error.__cause__, AdbTimeout):
                 raise
+            # Its own patience is longer than ours.
+            self._connect_said = f"no answer within {self._target.limit_s:g} s"
             return
-        if "fail" in self._connect_said or "unable" in self._connect_said or "cannot" in self._connect_said:
-            if "authenticate" in self._connect_said:
-                raise self._unusable(serial, "unauthorized")
+        if "authenticate" in self._connect_said:
+            return  # the owner is being asked just now
+        if any(word in self._connect_said for word in ("fail", "unable", "cannot")):
             raise self._unusable(serial, _ABSENT)
 
     def _unusable(self, serial: str, state: str) -> TransportError:
@@ -218,7 +225,7 @@ class _Search:
         if state == _ABSENT:
             said = f" ({self._connect_said})" if self._connect_said else ""
             return TransportError(
-                f"{label}: the adb server knows no device {serial}{said}; connected: {_listed(self._states())}",
+                f"{label}: the adb server knows no device {serial}{said}; connected: {_listed(self._seen)}",
                 remedy="check 'serial' against `adb devices`; a phone with wireless debugging may have a new port",
                 transient=True,
             )

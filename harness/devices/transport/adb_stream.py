@@ -13,8 +13,6 @@ from harness.errors import TransportError
 #: Without this feature there are no exit codes, no separate stderr and no end-of-file for stdin.
 SHELL_V2 = "shell_v2"
 STAT_V2 = "stat_v2"
-#: No transfer is given up while bytes still move; a step that brings none for so long ends it.
-STALL_TIMEOUT_S = 60.0
 OPEN_TIMEOUT_S = 30.0
 
 
@@ -66,37 +64,13 @@ class Link(ABC):
     def close(self) -> None:
         """Let go of the device; open streams end. Harmless twice."""
 
+    def probe(self, timeout_s: float) -> None:
+        """Have the device answer to something small. Raises TimeoutError, Refused, TransportError."""
+        self.open(b"shell,v2,raw:true", timeout_s).close()
+
     def lost(self, error: BaseException | None = None) -> TransportError:
         """The error for a connection that broke."""
         words = str(error) if error is not None else ""
         return TransportError(
             f"{self.label}: lost the connection to {self.place}" + (f": {words}" if words else ""), transient=True
         )
-
-
-class Inlet:
-    """Reads exact numbers of bytes from a stream."""
-
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-        self._data = bytearray()
-
-    def arrived(self) -> bool:
-        """Whether something has come, without waiting; also true once the stream has ended."""
-        if not self._data:
-            try:
-                self._data += self._stream.receive(0.0)
-            except TimeoutError:
-                return False
-        return True
-
-    def read(self, size_bytes: int, stall_s: float) -> bytes:
-        """Exactly so many bytes. Raises EOFError at the end of the stream, TimeoutError, TransportError."""
-        while len(self._data) < size_bytes:
-            chunk = self._stream.receive(stall_s)
-            if not chunk:
-                raise EOFError
-            self._data += chunk
-        data = bytes(self._data[:size_bytes])
-        del self._data[:size_bytes]
-        return data

@@ -28,7 +28,7 @@ MAX_PAYLOAD_BYTES = 1 << 20
 INBOX_LIMIT_BYTES = 8 << 20
 #: Written at once, so that progress shows on a slow link.
 SLICE_BYTES = 128 * 1024
-JOIN_TIMEOUT_S = 2.0
+JOIN_TIMEOUT_S = 0.5
 
 
 class ProtocolBrokenError(OSError):

@@ -117,7 +117,7 @@ class Device:
 
     def _prepare(self) -> None:
         """Put back what a dead session left changed; for a session, look who else is at work, and turn the knobs."""
-        restored = restore_leftovers(self.profile, self.transport)
+        restored = restore_leftovers(self.profile, self.transport, session=self._session)
         for words in restored:
             log.warning("%s: %s", self.profile.name, words)
         if self._session is None:

@@ -138,15 +138,22 @@ def leftovers(profile: DeviceProfile | None = None) -> list[Entry]:
     return [entry for entry in entries(profile) if not entry.alive]
 
 
-def restore_leftovers(profile: DeviceProfile, transport: Transport) -> list[str]:
-    """Put back what dead sessions left changed on this device; in words, what was. Raises TransportError."""
+def restore_leftovers(profile: DeviceProfile, transport: Transport, *, session: str | None = None) -> list[str]:
+    """Put back what dead sessions left changed on this device, and remove their files; in words, what was.
+
+    `session`: the one that begins now, or goes on: its folder stays. Raises TransportError.
+    """
     told = []
     for entry in leftovers(profile):
         shell = Shell(transport, entry.env)
         refused = run_undo(shell, entry.undo)
         if entry.sign is not None:
             shell.script('rm -f -- "$1"', entry.sign)
-        if entry.folder is not None and entry.session and entry.folder.endswith(f"/sessions/{entry.session}"):
+        if (
+            entry.folder is not None
+            and entry.session not in (None, session)
+            and entry.folder.endswith(f"/sessions/{entry.session}")
+        ):
             transport.remove(entry.folder)
         entry.remove()
         what = ", ".join(f"{name} to {words}" for name, words in entry.knobs.items())

@@ -155,11 +155,20 @@ def test_an_unknown_key_is_to_be_accepted_on_the_phone(adb_key: tuple[Path, str]
 
 def test_a_key_accepted_while_we_wait_is_enough() -> None:
     with RunningDaemon(DaemonOptions(keys=())) as device:
-        timer = threading.Timer(0.7, device.accept_keys)
-        timer.start()
-        with open_transport(direct(device.port)) as transport:
-            assert transport.run(["true"], timeout=10).returncode == 0
-        timer.join()
+        over = threading.Event()
+
+        def owner() -> None:
+            while not over.wait(0.1):
+                device.accept_keys()
+
+        thread = threading.Thread(target=owner)
+        thread.start()
+        try:
+            with open_transport(direct(device.port)) as transport:
+                assert transport.run(["true"], timeout=10).returncode == 0
+        finally:
+            over.set()
+            thread.join()
 
 
 def test_the_key_is_made_once_and_for_us_alone(tmp_path: Path) -> None:

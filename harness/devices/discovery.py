@@ -21,7 +21,7 @@ from harness.devices.facts import engines_of
 from harness.devices.look import look
 from harness.devices.runtime import interpreter_of, work_folder_of
 from harness.devices.transport import Transport, open_transport
-from harness.errors import DeviceError, HostKeyError, SpecError
+from harness.errors import BundleError, DeviceError, HostKeyError, SpecError
 from harness.profiles import DeviceProfile, find_profile, load_profile, profile_names, search_folders
 
 # A device that does not answer within this time is not there (see also the adb transport's own limit).
@@ -202,12 +202,14 @@ def runtime_there(profile: DeviceProfile, transport: Transport, machine: str) ->
         if engines or profile.runtime == "own" or profile.transport == "local":
             return "own", engines
     from harness.devices.bundle.spec import arch_of
+    from harness.devices.bundle.store import bundle_for
 
     try:
-        possible = arch_of(profile.arch or machine).engines
-    except SpecError:
+        built = bundle_for(profile, machine)
+        possible = dict.fromkeys(arch_of(profile.arch or machine).engines, "") if built is None else built.engines
+    except (SpecError, BundleError):
         return "bundle", {}
-    return "bundle", {name: "" for name in profile.engines if name in possible}
+    return "bundle", {name: possible[name] for name in profile.engines if name in possible}
 
 
 def own_modules(profile: DeviceProfile, transport: Transport) -> dict[str, str | None]:

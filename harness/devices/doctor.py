@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from harness.devices.facts.words import battery_words, cluster_words, cpu_list
@@ -25,6 +25,8 @@ CLOCK_S, CLOCK_BROKEN_S = 60, 365 * 24 * 3600
 BUSY_LOAD_PER_CPU, BUSY_PRESSURE_PERCENT = 0.5, 10.0
 LOW_BATTERY_PERCENT = 20
 HOT_C = 70.0
+
+_SENSORS = {"temperature", "frequency", "throttling", "power meters"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,15 @@ def check_look(profile: DeviceProfile, look: Look) -> list[Check]:
         lambda: charging(facts),
         lambda: load(facts),
     ]
-    return [found for check in checks if (found := check()) is not None]
+    found = [check for make in checks if (check := make()) is not None]
+    return [_of_emulator(check) for check in found] if profile.emulated else found
+
+
+def _of_emulator(check: Check) -> Check:
+    """An emulator has no sensors: nothing to warn of, and nothing to be done."""
+    if check.name in _SENSORS and check.status == "warning":
+        return replace(check, status="skipped", remedy=None)
+    return check
 
 
 def architecture(profile: DeviceProfile, facts: Facts) -> Check:

@@ -43,12 +43,13 @@ TINY = {
     "onnxruntime": ("tiny.onnx",),
     "openvino": ("tiny.xml", "tiny.bin"),
 }
-# Makes a program in the work folder and runs it: 7 where that is allowed.
+# Makes a program in the work folder and runs it: 7 where that is allowed. Without a first line that names a shell, whose place
+# differs: the kernel refuses such a file where programs may not run, and else leaves it to the shell.
 _EXEC = """
 case $1 in '~') set -- "$HOME" ;; '~/'*) set -- "$HOME/${1#'~/'}" ;; esac
 mkdir -p "$1" || exit 3
 f=$1/.doctor-$$
-{ echo "#!$(command -v sh)"; echo 'exit 7'; } > "$f" || exit 4
+echo 'exit 7' > "$f" || exit 4
 chmod 755 "$f" || { rm -f "$f"; exit 5; }
 "$f"
 code=$?
@@ -182,12 +183,20 @@ def knobs(profile: DeviceProfile, transport: Transport) -> Iterator[Check]:
 
 
 def runtime(device: Device) -> Check:
-    """Which Python runs the agent."""
+    """Which Python runs the agent, and whether a bundle is whole. Raises DeviceError."""
     facts = device.record.facts
     kind = "its own" if device.runtime.kind == "own" else "the bundle's"
     words = f"{kind} Python {facts.get('python')} ({device.runtime.label}), numpy {facts.get('numpy', 'missing')}"
     if "numpy" not in facts:
         return Check("runtime", "failed", words, f"{device.runtime.argv[0]} -m pip install numpy")
+    if device.runtime.kind == "bundle" and not device.profile.emulated:
+        from harness.devices.bundle.deploy import verify_deployed
+
+        # Every byte is read: a second on a phone, minutes under emulation.
+        wrong = verify_deployed(device.profile, device.transport, device.runtime)
+        if wrong:
+            clean = f"harness devices clean {device.profile.name}, and again"
+            return Check("runtime", "failed", f"{words}: {len(wrong)} files are damaged, e.g. {wrong[0]}", clean)
     return Check("runtime", "ok", words)
 
 

@@ -22,7 +22,7 @@ FULL_TIMEOUT_S = 60.0
 # A section longer than this is cut, and a device that sends more than that altogether is not listened to any longer.
 MAX_SECTION_CHARS = 256 * 1024
 MAX_BYTES = 8 << 20
-NOT_THERE = "the device has no such file or command"
+NOT_THERE = "the device shows none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +85,15 @@ def _listen(process: Process, timeout_s: float) -> tuple[bytes, bool]:
 
 
 def parse_sections(said: str, token: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Texts and reasons by name. A section without its end (cut off) is a reason; what is outside sections is ignored."""
+    """Texts and reasons by name. A section without its end is a reason; what is outside sections is ignored."""
     texts: dict[str, str] = {}
     reasons: dict[str, str] = {}
-    for part in said.replace("\r\n", "\n").split(f"{token}=")[1:]:
+    parts = said.replace("\r\n", "\n").split(f"{token}=")[1:]
+    for number, part in enumerate(parts, start=1):
         head, ended, tail = part.rpartition(f"{token}.")
         if not ended:
-            reasons[part.partition("\n")[0]] = "cut off"
+            # Others followed: it was the device's own `timeout` that ended this one.
+            reasons[part.partition("\n")[0]] = "cut off" if number == len(parts) else "no answer within 5 s"
             continue
         name, _, text = head.partition("\n")
         text = text.strip("\n")[:MAX_SECTION_CHARS]
@@ -105,8 +107,6 @@ def parse_sections(said: str, token: str) -> tuple[dict[str, str], dict[str, str
 def _reason(text: str, code: str) -> str:
     """A tool's last words without its own name, or its exit code."""
     words = text.strip().splitlines()[-1].strip() if text.strip() else ""
-    if code in {"124", "143", "137"}:
-        return "no answer within 5 s"
     for known in ("Permission denied", "Operation not permitted", "No such device", "No data available"):
         if known.lower() in words.lower():
             return known.lower()

@@ -64,8 +64,14 @@ folders() {
 tell() {
     command -v "$1" >/dev/null 2>&1 || return
     put "$t=$*"
-    $limit "$@" 2>&1 </dev/null
-    put "$nl$t.$?"
+    if [ -n "$limit" ]; then
+        # The exit code of toybox's `timeout` means nothing (127 for programs that end at once): the inner shell tells
+        # it. Of one that was killed the section has no end.
+        $limit sh -c 't=$1; shift; "$@" 2>&1 </dev/null; c=$?; echo; echo "$t.$c"' sh "$t" "$@" 2>&1
+    else
+        "$@" 2>&1 </dev/null
+        put "$nl$t.$?"
+    fi
 }
 
 limit=
@@ -107,7 +113,7 @@ fi
 [ "$3" = full ] || exit 0
 
 # From here on things may be slow or hang: `timeout` ends them where it knows the usual words.
-if timeout 5 true 2>/dev/null; then limit='timeout 5'; fi
+if [ "$(timeout 5 echo yes 2>/dev/null)" = yes ]; then limit='timeout 5'; fi
 tell date +%s
 tell id
 
@@ -138,3 +144,4 @@ tell vcgencmd get_throttled
 tell nvpmodel -q
 tell lscpu
 tell getconf PAGESIZE
+exit 0

@@ -137,6 +137,8 @@ def _facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
             pairs.append((name, f"{battery_words(value)}; plugged: {plugged}; {', '.join(details)}"))
         elif key == "temperatures":
             pairs.append((name, ", ".join(f"{entry['name']} {entry['c']:g} °C" for entry in value)))
+        elif key == "page_bytes":
+            pairs.append(("memory pages", f"{value // 1024} KiB"))
         elif key.endswith("_bytes"):
             pairs.append((name.removesuffix(" bytes"), units.format_bytes(value)))
         elif isinstance(value, Mapping):

@@ -200,5 +200,6 @@ def connect_error(target: Target, error: Exception) -> DeviceError:
     words = error.reason if isinstance(error, asyncssh.DisconnectError) else str(error)
     return TransportError(
         f"{label}: cannot connect to {place}: {words or type(error).__name__}",
+        remedy="check 'host' and 'port', that the device is on, and that an SSH server answers there",
         transient=not isinstance(error, ValueError),
     )

@@ -79,7 +79,8 @@ class Bundle:
             "PYTHONPATH": f"{root}/{SITE}",
             "PYTHONUTF8": "1",
             "LC_ALL": "C.UTF-8",
-            "HOME": work,
+            # Not the work folder itself: libraries leave things in their user's home.
+            "HOME": f"{work}/{SCRATCH}",
             "TMPDIR": f"{work}/{SCRATCH}",
             # What the device sets for its own C library would be taken for ours.
             "LD_PRELOAD": "",

@@ -60,7 +60,6 @@ exit 0
 )
 # The archive, and the folder for it. Some tars cannot call gzip themselves.
 _UNPACK_FIRST = """
-command -v tar >/dev/null || exit 99
 mkdir -p "$2" && { tar -xzf "$1" -C "$2" 2>/dev/null || { cd "$2" && gzip -dc "$1" | tar -xf -; }; }
 """
 _FINISH = """
@@ -171,10 +170,10 @@ def _send_first_stage(profile: DeviceProfile, transport: Transport, bundle: Bund
         done = transport.run(["sh", "-c", _UNPACK_FIRST, "sh", remote, new], timeout=UNPACK_TIMEOUT_S)
         if done.returncode != 0:
             words = done.stderr.decode("utf-8", "replace").strip()[-300:]
-            missing = done.returncode == 99  # noqa: PLR2004 - what _UNPACK_FIRST says
+            missing = done.returncode in _CANNOT_EXECUTE
             raise BundleError(
                 f"{profile.name}: the first stage of the bundle could not be unpacked: "
-                + ("the device has no tar" if missing else words),
+                + ("the device has no tar, or tar no gzip" if missing else words),
                 remedy="install tar or a newer toybox or busybox there"
                 if missing
                 else "check free space of 'work_folder'",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -56,11 +57,32 @@ def conversion_progress(total: int, *, quiet: bool) -> Iterator[Callable[[Any], 
         yield lambda event: update(event.done, event.total, event.text)
 
 
+class _Notices(logging.Handler):
+    """Says each record's message."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
+
+
+@contextmanager
+def emulator_notices() -> Iterator[None]:
+    """Says what emulators fetch, build and boot: at their first use that takes minutes."""
+    logger, handler = logging.getLogger("harness.devices.emulators"), _Notices(logging.INFO)
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
 @contextmanager
 def measurement_progress(*, quiet: bool) -> Iterator[Callable[[Any], None]]:
     """Takes the runner's events."""
     if quiet:
         yield lambda _event: None
         return
-    with _bar("measuring", 0) as update:
+    with _bar("measuring", 0) as update, emulator_notices():
         yield lambda event: update(event.done, event.total, event.text)

@@ -18,21 +18,19 @@ if TYPE_CHECKING:
 
 
 def wanted_bundle(profile: DeviceProfile) -> Bundle | None:
-    """The bundle that would be pushed to the device; None when it uses none, or none is built. Raises BundleError."""
-    from harness.devices.bundle.archive import open_bundle
+    """The bundle that would be pushed to the device; None with `runtime: own`.
+
+    Raises BundleError when none is built: before anything is booted, which takes longer than to say so.
+    """
+    from harness.devices.bundle.spec import arch_of
+    from harness.devices.bundle.store import bundle_for, how_to_build
 
     if profile.runtime == "own" or profile.arch is None:
         return None
-    if profile.bundle is not None:
-        return open_bundle(Path(profile.bundle))
-    return None
-
-
-def runtime_root(bundle: Bundle, work: str) -> str:
-    """Where the bundle is once it is unpacked in a work folder of the device."""
-    from harness.devices.bundle.archive import RUNTIMES
-
-    return f"{work}/{RUNTIMES}/{bundle.digest}"
+    bundle = bundle_for(profile)
+    if bundle is None:
+        raise how_to_build(profile, arch_of(profile.arch))
+    return bundle
 
 
 def place_bundle(bundle: Bundle, work: Path) -> None:

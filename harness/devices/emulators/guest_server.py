@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from harness.devices.emulators.bundled import runtime_root, wanted_bundle
+from harness.devices.emulators.bundled import wanted_bundle
 from harness.devices.emulators.keys import GuestKeys
 from harness.errors import DeviceError
 
@@ -71,21 +71,20 @@ class AdbServer:
     @classmethod
     def make(cls, profile: DeviceProfile, key: Path) -> AdbServer:
         """With a new key, whose private part is written to `key`. Raises DeviceError, for want of a bundle above all."""
+        from harness.devices.bundle.deploy import runtime_of
         from harness.devices.transport.adb_keys import load_signer
 
         bundle = wanted_bundle(profile)
         if bundle is None:
             raise DeviceError(
-                f"{profile.name}: the ADB daemon in the guest needs a bundle for {profile.arch}, and none is built",
-                remedy=f"harness bundle build --arch {profile.arch}",
+                f"{profile.name}: the ADB daemon in the guest runs from the bundle", remedy="runtime: bundle"
             )
         if profile.work_folder is None or not profile.work_folder.startswith(f"{ADB_DATA}/"):
             raise DeviceError(f"{profile.name}: give a 'work_folder' in {ADB_DATA}")
         load_signer(profile.name, str(key))
-        root = runtime_root(bundle, profile.work_folder)
-        variables = bundle.environment(root, profile.work_folder).items()
-        words = ["env", *(f"{name}={value}" for name, value in variables)]
-        words += [*bundle.argv(root), f"/{_DAEMON}/serve_adb.py"]
+        runtime = runtime_of(bundle, profile.work_folder)
+        words = ["env", *(f"{name}={value}" for name, value in runtime.env.items())]
+        words += [*runtime.argv, f"/{_DAEMON}/serve_adb.py"]
         # su wants the command as one word; the options stay in a file, for they hold a key and quotes.
         command = f'cd / && exec {shlex.join(words)} "$(cat /{_DAEMON}/options)"'
         return cls(

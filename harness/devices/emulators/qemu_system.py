@@ -115,6 +115,7 @@ class QemuSystem:
             port = free_port()
             self._write_initrd(port)
             started = time.monotonic()
+            log.info("booting %s (%s)", self.profile.name, accelerator)
             self._instance.start(self._argv(accelerator, port))
             try:
                 self._wait(port, timeout_s)

@@ -9,6 +9,7 @@ Called by `build`, which then has the Python sources compiled.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -20,6 +21,7 @@ from harness.devices.bundle import debian, licenses, wheels
 from harness.devices.bundle.elf import Elf, is_elf, read_elf
 from harness.devices.bundle.lock import Lock, Package
 from harness.devices.bundle.spec import LIB, SITE, Arch
+from harness.devices.bundle.tools import sha256_of
 from harness.devices.bundle.trim import LIBRARIES, STDLIB, left_out, patterns_of
 from harness.errors import BundleError
 
@@ -144,17 +146,16 @@ def take_distribution(arch: Arch, source: Path, layout: Layout) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
         kept.append(str(target.relative_to(base)))
-    layout.packages.append(
-        {
-            "name": "python-distribution",
-            "version": layout.python,
-            "kind": "given",
-            "part": "python",
-            "sha256": None,
-            "license": said,
-            "license_files": kept,
-        }
-    )
+    entry = {"name": "python-distribution", "version": layout.python, "kind": "given", "part": "python"}
+    layout.packages.append({**entry, "sha256": _digest_of(base), "license": said, "license_files": kept})
+
+
+def _digest_of(folder: Path) -> str:
+    """SHA-256 of the names and contents of all files: what a given distribution and its companions come to."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{sha256_of(path)}  {path.relative_to(folder).as_posix()}\n".encode())
+    return digest.hexdigest()
 
 
 def distribution_version(source: Path) -> str:

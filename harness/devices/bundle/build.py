@@ -43,6 +43,9 @@ LEVEL = 19
 # The part of a lock that a given Python distribution replaces.
 _PYTHON_PACKAGES = "python"
 
+# Modules of this room that have no say in a bundle's bytes.
+_NOT_THE_BUILDER = {"deploy", "clean", "store", "relock"}
+
 Tell = Callable[[str], None]
 Member = tuple[str, "Path | bytes", bool]
 
@@ -112,7 +115,8 @@ def _key(order: Order) -> str:
     facts += [str(order.distribution), str(order.level), str(order.unlocked)]
     digest = hashlib.sha256("\n".join(facts).encode())
     locks = [lock_path(host_arch()), order.lock or lock_path(arch)]
-    builder = sorted(Path(str(resources.files("harness.devices.bundle"))).glob("*.py"))
+    folder = Path(str(resources.files("harness.devices.bundle")))
+    builder = sorted(path for path in folder.glob("*.py") if path.stem not in _NOT_THE_BUILDER)
     for path in (*locks, *builder):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:32]

@@ -180,6 +180,10 @@ def test_streams_and_connections_have_a_limit(plain_device: RunningDaemon) -> No
             answers.append(connection.packet().command)
         assert answers.count(OKAY) == 256
         assert answers[256:] == [CLSE] * 44
+    with WireClient(plain_device.port) as connection:  # a stream that has ended counts no more
+        connection.greet()
+        for _ in range(300):
+            connection.open("sync:").sync(b"QUIT")
     crowd = [WireClient(plain_device.port) for _ in range(80)]
     for one in crowd:
         one.socket.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import struct
@@ -14,10 +15,7 @@ from pathlib import Path
 import pytest
 from adb_wire import MAX_BYTES, WireClient, alive, until
 
-from harness.devices.transport.testing import (
-    DaemonOptions,
-    RunningDaemon,
-)
+from harness.devices.transport.testing import DaemonOptions, Reboot, RunningDaemon
 from harness.devices.transport.testing.shell import frame
 from harness.devices.transport.testing.wire import (
     CLSE,
@@ -138,6 +136,30 @@ def test_a_background_process_without_our_streams_survives_a_normal_end(
 def test_signals_and_large_codes_are_told(client: WireClient) -> None:
     assert client.open("shell,v2,raw:kill -TERM $$").read_all() == frame(3, bytes([128 + 15]))
     assert client.open("shell,v2,raw:exit 255").read_all() == frame(3, b"\xff")
+
+
+def sleepers(seconds: int) -> int:
+    """How many processes sleep for so long, whatever their environment."""
+    command = b"sleep\0%d\0" % seconds
+    found = 0
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it ended
+            found += path.read_bytes().endswith(command)
+    return found
+
+
+@pytest.mark.parametrize("reboots", [False, True])
+def test_jobs_of_an_interactive_shell_end_with_it(client: WireClient, device: RunningDaemon, reboots: bool) -> None:
+    seconds = 100_000 + device.port  # nobody else's
+    stream = client.open("shell,v2,pty:")
+    stream.write(frame(0, f"set -m; env -i sleep {seconds} & env -i sleep {seconds}\n".encode()))
+    until(lambda: sleepers(seconds) == 2)
+    if reboots:
+        device.inject(Reboot(down_s=0))
+        assert sleepers(seconds) == 0
+    else:
+        stream.close()
+        until(lambda: sleepers(seconds) == 0)
 
 
 def test_a_window_has_a_size(client: WireClient) -> None:

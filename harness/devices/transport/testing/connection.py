@@ -263,6 +263,8 @@ class Connection:
         except Exception as error:  # noqa: BLE001 - one broken service must not end the device
             self._host.service_failed(name, error)
             await stream.close()
+        finally:
+            self._streams.pop(stream.local_id, None)
 
     def _reset(self) -> None:
         """Forget all streams; their services see the end."""

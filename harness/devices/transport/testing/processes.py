@@ -17,7 +17,7 @@ import struct
 import subprocess
 import termios
 import tty
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -170,6 +170,8 @@ class Processes:
         """The stream of a child was closed: end it, and the rest of its group unless `children_survive`."""
         if not children_survive:
             child.signal_group(signal.SIGKILL)
+            if child.terminal:  # jobs of an interactive shell have groups of their own
+                _kill(pid for pid, session in _sessions() if session == child.popen.pid)
         elif child.terminal:
             child.signal_group(signal.SIGHUP)  # as the kernel does when a terminal goes away
         else:
@@ -195,14 +197,11 @@ class Processes:
         await asyncio.gather(*self._reapers)
 
     def kill_all(self) -> None:
-        """Kill every process of the device, also one that detached itself (unless it emptied its environment)."""
-        for child in self._running:
-            child.signal_group(signal.SIGKILL)
+        """Kill every process of the device, also one that detached itself (unless it emptied its environment too)."""
+        ours = {child.popen.pid for child in self._running}
         for _ in range(_KILL_ROUNDS):  # one may fork while we look
-            pids = self.marked()
-            for pid in pids:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            pids = {pid for pid, session in _sessions() if session in ours} | set(self.marked())
+            _kill(pids)
             if not pids:
                 break
 
@@ -210,11 +209,35 @@ class Processes:
         """The ids of all processes that carry this device's mark and are no zombies."""
         needle = f"{MARK}={self._mark}".encode()
         found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and int(entry.name) != os.getpid():
-                try:
-                    if needle in (entry / "environ").read_bytes().split(b"\0"):
-                        found.append(int(entry.name))
-                except OSError:  # it ended, or is none of ours to look at
-                    continue
+        for pid in _process_ids():
+            try:
+                if needle in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                    found.append(pid)
+            except OSError:  # it ended, or is none of ours to look at
+                continue
         return found
+
+
+def _process_ids() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def _sessions() -> list[tuple[int, int]]:
+    """Process and session ids of all processes that are no zombies."""
+    found = []
+    for pid in _process_ids():
+        try:
+            state, _, _, session = (
+                Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()[:4]
+            )
+        except OSError:  # it ended
+            continue
+        if state not in {"Z", "X"}:
+            found.append((pid, int(session)))
+    return found
+
+
+def _kill(pids: Iterable[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

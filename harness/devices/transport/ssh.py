@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import secrets
 import shlex
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import asyncssh
 
 from converters.variant import sha256_file
 from harness.devices.transport.base import Transport, require_sha256
+from harness.devices.transport.remote_shell import REMEDY, SHA256_SH, RemoteShell
 from harness.devices.transport.ssh_connect import Target, connect
 from harness.devices.transport.ssh_process import START_TIMEOUT_S, Link, SshProcess
 from harness.errors import TransportError
@@ -23,10 +25,9 @@ if TYPE_CHECKING:
     from harness.profiles import DeviceProfile
 
 TRANSFER_TIMEOUT_S = 3600.0
+LARGE_BYTES = 8 << 20  # from here on openssl, which uses a CPU's SHA instructions, beats coreutils' sha256sum
 SFTP_REQUESTS = 64  # blocks in flight: without them a transfer waits a round trip per block
 
-# One line per file, in order. `sha256sum < file` keeps odd file names out of its output.
-_SHA256_SH = 'for f do if [ -f "$f" ]; then touch -c "$f"; sha256sum < "$f" || exit 127; else echo absent; fi; done'
 _SHA256_PY = """
 import hashlib, os, sys
 for name in sys.argv[1:]:
@@ -50,10 +51,11 @@ class SshTransport(Transport):
         self._target = target
         self._python = python
         self._marker = f"harness-{secrets.token_hex(8)}:"
+        self._shell = RemoteShell(self.label, lambda: self.start(["sh"]), lambda: self._link.lost(None))
         self._sftp: asyncssh.SFTPClient | None = None
         self._has_sftp = True
         self._has_sha256sum = True
-        self._shell: SshProcess | None = None
+        self._has_openssl = True
         self._link = Link(self.label, target.place, lambda: connect(target), target.connect_timeout_s + 1)
 
     @classmethod
@@ -127,30 +129,48 @@ class SshTransport(Transport):
         if sftp is None:
             return False
         await sftp.makedirs(str(PurePosixPath(part).parent), exist_ok=True)
-        await sftp.put(str(path), part, max_requests=SFTP_REQUESTS)
+        await sftp.put(str(path), part, max_requests=SFTP_REQUESTS, progress_handler=self._reporter(part))
         return True
 
+    def _reporter(self, remote: str) -> Callable[[bytes, bytes, int, int], None] | None:
+        progress = self.progress
+        if progress is None:
+            return None
+        name = remote.partition(".part-")[0]
+        return lambda _source, _target, done_bytes, total_bytes: progress(name, done_bytes, total_bytes)
+
     def push(self, path: Path, remote: str) -> None:
-        """See Transport."""
-        digest = sha256_file(path)
+        """See Transport. The file is hashed here while it is under way."""
         part = f"{remote}.part-{secrets.token_hex(8)}"
         try:
-            if not self._transfer(self._put(path, part), f"cannot write {remote}"):
-                self._stream("cannot write", 'mkdir -p "$(dirname "$1")" && cat > "$1"', part, path.read_bytes())
-            found = self.sha256([part]).get(part)
+            with ThreadPoolExecutor(1, "sha256") as pool:
+                hashing = pool.submit(sha256_file, path)
+                if not self._transfer(self._put(path, part), f"cannot write {remote}"):
+                    self._stream("cannot write", 'mkdir -p "$(dirname "$1")" && cat > "$1"', part, path.read_bytes())
+                digest = hashing.result()
+            found = self._digest_of(part, path.stat().st_size)
             if found != digest:
                 raise TransportError(f"{self.label}: {remote} arrived damaged (sha256 {found})", transient=True)
-            self._plain("cannot rename", 'mv -f "$1" "$2"', part, remote)
+            self._shell.must("cannot rename", 'mv -f "$1" "$2"', part, remote)
         except BaseException:
             if self._link.alive():
                 self.remove(part)
             raise
 
+    def _digest_of(self, remote: str, size_bytes: int) -> str | None:
+        """SHA-256 of a file just written, by the quickest means the device has."""
+        if size_bytes >= LARGE_BYTES and self._has_openssl:
+            code, said = self._shell.ask('openssl dgst -sha256 -r < "$1"', remote)
+            self._has_openssl = code == 0
+            if code == 0:
+                return said[:64].decode("ascii", "replace")
+        return self.sha256([remote]).get(remote)
+
     async def _get(self, remote: str, part: Path) -> bool:
         sftp = await self._open_sftp()
         if sftp is None:
             return False
-        await sftp.get(remote, str(part), max_requests=SFTP_REQUESTS)
+        await sftp.get(remote, str(part), max_requests=SFTP_REQUESTS, progress_handler=self._reporter(remote))
         return True
 
     def pull(self, remote: str, path: Path) -> None:
@@ -174,56 +194,13 @@ class SshTransport(Transport):
             if not self._link.alive():
                 raise self._link.lost(error) from error
             words = error.reason if isinstance(error, asyncssh.SFTPError) else str(error)
-            raise TransportError(
-                f"{self.label}: {failed}: {words}", remedy="check free space and rights of 'work_folder'"
-            ) from error
-
-    def _sh(self, script: str, *arguments: str) -> tuple[int, bytes]:
-        """A line of sh in the one long-lived shell, so that login scripts are paid once: code, stdout with stderr."""
-        if self._shell is None:
-            self._shell = self.start(["sh"])
-        mark = b"\n" + self._marker.encode()
-        command = (
-            f"set -- {shlex.join(arguments)}; ( {script} ) </dev/null 2>&1; printf '\\n%s%d\\n' {self._marker} $?\n"
-        )
-        try:
-            self._shell.write(command.encode("utf-8", "surrogateescape"))
-            seen = b""
-            while (at := seen.rfind(mark)) < 0 or not seen.endswith(b"\n"):
-                chunk = self._shell.read_chunk(TRANSFER_TIMEOUT_S)
-                if not chunk:
-                    raise self._link.lost(None)
-                seen += chunk
-        except TimeoutError as error:
-            self._end_shell()
-            raise TransportError(f"{self.label}: no answer to {script!r}", transient=True) from error
-        except BaseException:
-            self._end_shell()
-            raise
-        return int(seen[at + len(mark) :]), seen[:at]
-
-    def _end_shell(self) -> None:
-        shell, self._shell = self._shell, None
-        if shell is not None:
-            shell.kill()
-
-    def _plain(self, failed: str, script: str, *paths: str) -> None:
-        """A line of sh on some paths. Raises TransportError when it fails."""
-        code, said = self._sh(script, *paths)
-        if code != 0:
-            self._fail(failed, paths[-1], said)
-
-    def _fail(self, failed: str, path: str, said: bytes) -> NoReturn:
-        words = said.decode("utf-8", "replace").strip()[-300:]
-        raise TransportError(
-            f"{self.label}: {failed} {path}: {words}", remedy="check free space and rights of 'work_folder'"
-        )
+            raise TransportError(f"{self.label}: {failed}: {words}", remedy=REMEDY) from error
 
     def _stream(self, failed: str, script: str, path: str, stdin: bytes = b"") -> bytes:
         """A line of sh with bytes going in or out: for devices without SFTP."""
         done = self.run(["sh", "-c", script, "sh", path], timeout=TRANSFER_TIMEOUT_S, stdin=stdin)
         if done.returncode != 0:
-            self._fail(failed, path, done.stderr)
+            self._shell.fail(failed, path, done.stderr)
         return done.stdout
 
     def sha256(self, remotes: Sequence[str]) -> dict[str, str]:
@@ -232,20 +209,17 @@ class SshTransport(Transport):
             return {}
         code, said = 1, b""
         if self._has_sha256sum:
-            code, said = self._sh(_SHA256_SH, *remotes)
+            code, said = self._shell.ask(SHA256_SH, *remotes)
             self._has_sha256sum = code == 0
         if code != 0:
-            code, said = self._sh(shlex.join([self._python, "-c", _SHA256_PY]) + ' "$@"', *remotes)
-        lines = said.decode("ascii", "replace").splitlines()
-        if code != 0 or len(lines) != len(remotes):
+            code, said = self._shell.ask(shlex.join([self._python, "-c", _SHA256_PY]) + ' "$@"', *remotes)
+        if code != 0:
             raise TransportError(f"{self.label}: cannot compute sha256 on the device: {said[-300:]!r}")
-        return {name: line[:64] for name, line in zip(remotes, lines, strict=True) if line != "absent"}
+        return self._shell.digests(remotes, said)
 
     def remove(self, remote: str) -> None:
         """See Transport."""
-        if not PurePosixPath(remote).name:
-            raise TransportError(f"{self.label}: {remote!r} is not to be removed")
-        self._plain("cannot remove", 'rm -rf -- "$1"', remote)
+        self._shell.remove(remote)
 
     def close(self) -> None:
         """See Transport."""

@@ -123,6 +123,8 @@ def _options(target: Target, keys: _HostKeys) -> dict[str, Any]:
         "kbdint_auth": False,
         "gss_auth": False,
         "gss_kex": False,
+        # First, as most CPUs have instructions for it: through asyncssh it sends a third faster than ChaCha20.
+        "encryption_algs": "^aes128-gcm@openssh.com,aes256-gcm@openssh.com",
         "compression_algs": "none",  # weights do not compress, and a board's CPU is being measured
         "keepalive_interval": KEEPALIVE_INTERVAL_S,
         "keepalive_count_max": KEEPALIVE_COUNT,

@@ -238,8 +238,12 @@ def test_the_first_stage_takes_what_the_unpacker_needs() -> None:
         f"{home}/lib-dynload/_csv.cpython-311.so",
     ]
     native = f"{home}/lib-dynload/_ctypes.cpython-311-aarch64-linux-gnu.so"
+    linked = {names[0]: ["libc.so.6", "libgcc_s.so.1"], "lib/libgcc_s.so.1": ["libc.so.6", "libdeep.so"]}
+    names += ["lib/libgcc_s.so.1", "lib/libdeep.so"]
     entries = [[name, 1, False, "0"] for name in [*names, native, *rest]]
-    first, others = split_first_stage(ARCHES["aarch64"], "3.11", entries, ["json", "ctypes"], given=False)
+    first, others = split_first_stage(
+        ARCHES["aarch64"], "3.11", entries, ["json", "ctypes"], lambda path: linked.get(path, [])
+    )
     assert [entry[0] for entry in first] == [*names, native]
     assert [entry[0] for entry in others] == rest
 

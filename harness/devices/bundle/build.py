@@ -30,6 +30,7 @@ from harness.devices.bundle.archive import (
     open_bundle,
     write_tar,
 )
+from harness.devices.bundle.elf import read_elf
 from harness.devices.bundle.lock import Lock, load_lock, lock_path
 from harness.devices.bundle.pack import FIRST_STAGE_MODULES, Packer, entries_of, split_first_stage
 from harness.devices.bundle.places import built_folder, layers_folder, one_at_a_time, scratch_folder
@@ -83,7 +84,7 @@ def build_bundle(order: Order, out: Path | None = None, tell: Tell = _quiet) -> 
         for root in layout.layers.values():
             compiler.ask(do="compile", root=str(root))
         packer = Packer(toolbox, scratch, order.level, tell)
-        manifest, members = _pack(arch, lock, layout, packer, compiler, given=given is not None)
+        manifest, members = _pack(arch, lock, layout, packer, compiler)
         path = _store(arch, manifest, members, scratch)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -194,7 +195,7 @@ def _lay_out(
 
 
 def _pack(
-    arch: Arch, lock: Lock, layout: assemble.Layout, packer: Packer, compiler: Toolbox, *, given: bool
+    arch: Arch, lock: Lock, layout: assemble.Layout, packer: Packer, compiler: Toolbox
 ) -> tuple[dict[str, Any], list[Member]]:
     """The manifest, and the archive's members after it."""
     runs = (f"{LIB}/{arch.loader}", f"bin/python{lock.python}")
@@ -203,7 +204,9 @@ def _pack(
     seen: set[str] = set()
     base = layout.layers[assemble.BASE]
     modules = compiler.ask(do="modules", names=FIRST_STAGE_MODULES)["modules"]
-    first, rest = split_first_stage(arch, lock.python, entries_of(base, runs), modules, given=given)
+    first, rest = split_first_stage(
+        arch, lock.python, entries_of(base, runs), modules, lambda path: read_elf(base / path).needed
+    )
     stage1 = packer.first_stage(base, first)
     for name, root in layout.layers.items():
         entries = rest if name == assemble.BASE else entries_of(root, runs)

@@ -40,19 +40,6 @@ _NATIVE = (
     "_md5",
     "_blake2",
 )
-_LIBRARIES = (
-    "libc.so",
-    "libm.so",
-    "libdl.so",
-    "libpthread.so",
-    "libutil.so",
-    "libz.so",
-    "libzstd.so",
-    "libexpat.so",
-    "libffi.so",
-)
-_LIBRARIES_GIVEN = ("libpython", "libcrypt.so", "libgcc_s.so", "librt.so")
-
 Entry = list[Any]  # [path, size in bytes, executable, sha256]
 _COPY_BYTES = 1 << 20
 
@@ -115,25 +102,26 @@ def entries_of(root: Path, executable: Iterable[str]) -> list[Entry]:
 
 
 def split_first_stage(
-    arch: Arch, python: str, entries: list[Entry], modules: list[str], *, given: bool
+    arch: Arch, python: str, entries: list[Entry], modules: list[str], needs: Callable[[str], Iterable[str]]
 ) -> tuple[list[Entry], list[Entry]]:
     """The entries of the base layer that the first stage takes, and the rest.
 
-    `modules`: what importing FIRST_STAGE_MODULES brings; `given`: a Python distribution whose needs are not known.
+    `modules`: what importing FIRST_STAGE_MODULES brings; `needs`: an entry's path → names of the libraries it is linked to.
     """
     home = f"{LIB}/python{python}"
-    wanted = {f"{LIB}/{arch.loader}", f"bin/python{python}"}
+    wanted = {f"{LIB}/{arch.loader}", f"bin/python{python}", f"{LIB}/libzstd.so.1"}
     for module in (*modules, "os", *_NATIVE):
         path = module.replace(".", "/")
         wanted |= {f"{home}/{path}.pyc", f"{home}/{path}/__init__.pyc"}
-    libraries = _LIBRARIES + (_LIBRARIES_GIVEN if given else ())
-
-    def first(path: str) -> bool:
-        folder, _, name = path.rpartition("/")
-        if folder == LIB and name.startswith(libraries):
-            return True
-        if folder == f"{home}/lib-dynload":
-            return name.partition(".")[0] in {*modules, *_NATIVE}
-        return path in wanted
-
-    return [entry for entry in entries if first(entry[0])], [entry for entry in entries if not first(entry[0])]
+    native = {*modules, *_NATIVE}
+    paths = [str(entry[0]) for entry in entries]
+    first = {path for path in paths if path in wanted}
+    first |= {
+        path for path in paths if path.startswith(f"{home}/lib-dynload/") and Path(path).name.split(".")[0] in native
+    }
+    linked = [path for path in first if not path.endswith(".pyc")]
+    while linked:
+        found = {f"{LIB}/{name}" for name in needs(linked.pop())}.intersection(paths) - first
+        first |= found
+        linked += found
+    return [entry for entry in entries if entry[0] in first], [entry for entry in entries if entry[0] not in first]

@@ -98,10 +98,12 @@ def test_devices_that_are_not_there_say_what_to_do(home: Path) -> None:
             raise HostKeyError("pi: the host key is unknown", remedy="ssh-keyscan")
         raise TransportError("pi: no answer", remedy="check that it is on", transient=True)
 
-    silent = probe(board(connect_timeout_s=60), opener=opener)
+    silent = probe(board(), opener=opener)
     assert (silent.state, silent.reason, silent.remedy) == ("unreachable", "pi: no answer", "check that it is on")
     assert probe(board(host="new.local"), opener=opener).state == "host key"
     assert max(limits) <= discovery.CONNECT_TIMEOUT_S < 5
+    probe(board(connect_timeout_s=60), opener=opener)
+    assert limits[-1] == 60, "a profile that asks for patience gets it"
 
 
 def test_a_device_that_is_lost_while_looked_at() -> None:

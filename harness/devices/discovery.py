@@ -25,7 +25,7 @@ from harness.errors import BundleError, DeviceError, HostKeyError, SpecError
 from harness.profiles import DeviceProfile, find_profile, load_profile, profile_names, search_folders
 
 # A device that does not answer within this time is not there (see also the adb transport's own limit).
-CONNECT_TIMEOUT_S = 4.0
+CONNECT_TIMEOUT_S = 3.5
 LOOK_TIMEOUT_S = 15.0
 MODULES_TIMEOUT_S = 20.0
 ADB_SERVER_TIMEOUT_S = 1.0
@@ -173,9 +173,14 @@ def probe(profile: DeviceProfile, *, opener: OpenTransport = open_transport, nam
 
 
 def within_limit(profile: DeviceProfile) -> DeviceProfile:
-    """The profile with a time limit after which a device counts as not there."""
-    limit_s = min(profile.connect_timeout_s, CONNECT_TIMEOUT_S)
-    return profile.model_copy(update={"connect_timeout_s": limit_s})
+    """The profile with a time limit after which a device counts as not there.
+
+    A profile that asks for more patience than is usual is given it: its device is known to be slow.
+    """
+    usual_s = DeviceProfile.model_fields["connect_timeout_s"].default
+    if profile.connect_timeout_s > usual_s:
+        return profile
+    return profile.model_copy(update={"connect_timeout_s": min(profile.connect_timeout_s, CONNECT_TIMEOUT_S)})
 
 
 def where_of(profile: DeviceProfile) -> str:

@@ -98,7 +98,10 @@ def processors(profile: DeviceProfile, facts: Facts) -> Check:
     there = {cpu for entry in clusters for cpu in entry["cpus"]}
     off = {cpu for entry in clusters for cpu in entry.get("offline", ())}
     named = {cpu for cluster in profile.clusters for cpu in cluster.cpus} | set(profile.pinned_to or ())
-    words = "; ".join(f"CPU {cpu_list(entry['cpus'])}: {cluster_words(entry)}" for entry in clusters) or "not told"
+    words = (
+        "; ".join(f"CPU {cpu_list(entry['cpus'])}: {cluster_words(entry, facts.get('cpu'))}" for entry in clusters)
+        or "not told"
+    )
     if there and named - there:
         return Check(
             "processors",

@@ -130,7 +130,7 @@ def _facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     for key, value in facts.items():
         name = key.replace("_", " ")
         if key == "clusters":
-            pairs += [(f"CPU {cpu_list(entry['cpus'])}", _cluster(entry)) for entry in value]
+            pairs += [(f"CPU {cpu_list(entry['cpus'])}", _cluster(entry, facts.get("cpu"))) for entry in value]
         elif key == "battery":
             details = [f"{sub.replace('_', ' ')} {item}" for sub, item in value.items() if not isinstance(item, list)]
             plugged = ", ".join(value.get("plugged", ())) or "nothing"
@@ -148,8 +148,8 @@ def _facts(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _cluster(entry: Mapping[str, Any]) -> str:
-    words = cluster_words(entry)
+def _cluster(entry: Mapping[str, Any], cpu: str | None) -> str:
+    words = cluster_words(entry, cpu)
     if "khz" in entry:
         words += f", now {entry['khz'] / 1e6:.3g} GHz"
     if "governor" in entry:

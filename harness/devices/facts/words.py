@@ -23,9 +23,9 @@ def cpu_list(cpus: Sequence[int]) -> str:
     return ",".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
 
 
-def cluster_words(cluster: Mapping[str, Any]) -> str:
-    """`4 × Cortex-A55 up to 1.8 GHz`."""
-    words = f"{len(cluster['cpus'])} × {cluster.get('core', 'CPU')}"
+def cluster_words(cluster: Mapping[str, Any], cpu: str | None = None) -> str:
+    """`4 × Cortex-A55 up to 1.8 GHz`. `cpu`: the processor's name, for cores without one of their own."""
+    words = f"{len(cluster['cpus'])} × {cluster.get('core') or cpu or 'CPU'}"
     return words + (f" up to {cluster['max_khz'] / 1e6:.3g} GHz" if "max_khz" in cluster else "")
 
 
@@ -48,5 +48,7 @@ def recorded(facts: Mapping[str, Any]) -> dict[str, Any]:
     """What belongs into a session's record of a device, of all that `describe` found; clusters in words."""
     kept = {key: facts[key] for key in _RECORDED if key in facts}
     if "clusters" in facts:
-        kept["clusters"] = {f"CPU {cpu_list(entry['cpus'])}": cluster_words(entry) for entry in facts["clusters"]}
+        kept["clusters"] = {
+            f"CPU {cpu_list(entry['cpus'])}": cluster_words(entry, facts.get("cpu")) for entry in facts["clusters"]
+        }
     return kept

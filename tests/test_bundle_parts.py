@@ -320,6 +320,12 @@ def test_a_device_gets_the_last_built_bundle_of_its_architecture() -> None:
     assert find(other.path.name) == other
     with pytest.raises(SpecError, match="more than one bundle"):
         find("aarch64")
+    both = make_bundle(engines=("litert", "openvino"), note="earlier, with more in it")
+    os.utime(both.path, (2, 2))
+    assert bundle_for(phone(engines=("litert",)), "aarch64") == new
+    assert bundle_for(phone(engines=("openvino",)), "arm64") == both
+    assert bundle_for(phone(), "aarch64") == new, "none has all: the last built"
+    assert bundle_for(phone()) is None
     named = DeviceProfile(name="x", transport="adb", arch="aarch64", bundle=str(other.path))
     with pytest.raises(SpecError, match="is for x86_64"):
         bundle_for(named)

@@ -52,7 +52,8 @@ def find(name: str) -> Bundle:
 
 
 def bundle_for(profile: DeviceProfile, arch: str | None = None) -> Bundle | None:
-    """The bundle a device gets: its profile's own, else the last built for its architecture; None when there is none.
+    """The bundle a device gets; None when there is none: its profile's own, else the last built for its architecture that
+    has all engines of the profile, else the last built.
 
     `arch`: what the device itself says, where the profile does not. Raises BundleError, and SpecError for a bundle of another
     architecture.
@@ -63,7 +64,11 @@ def bundle_for(profile: DeviceProfile, arch: str | None = None) -> Bundle | None
         if name is not None and arch_of(name).name != bundle.arch:
             raise SpecError(f"{profile.name} is {name}, and its bundle {profile.bundle} is for {bundle.arch}")
         return bundle
-    return None if name is None else latest(arch_of(name))
+    if name is None:
+        return None
+    found = arch_of(name)
+    wanted = tuple(engine for engine in profile.engines if engine in found.engines)
+    return latest(found, wanted) or latest(found)
 
 
 def how_to_build(profile: DeviceProfile, arch: Arch) -> BundleError:

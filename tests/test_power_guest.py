@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.agent.protocol import EnergyPlan, Job
+from harness.agent.protocol import Data, EnergyPlan, Job
 from harness.cli.artifacts import collect, record
 from harness.collectors.energy import Energy, energy_of_run
 from harness.collectors.meters import Meter
@@ -141,14 +141,13 @@ def survey_of(device: Device) -> dict[str, Any]:
     return json.loads(device.run_agent_module("survey", json.dumps({"readings": READINGS})))
 
 
-def run_energy(device: Device, meters: dict[str, Meter]) -> tuple[Transcript, dict[str, list[dict[str, Any]]]]:
+def run_energy(device: Device, meters: dict[str, Meter]) -> dict[str, list[dict[str, Any]]]:
     """One energy run that reads several meters at once: for each, the sensors as if it had been the only one."""
     model = device.deploy_variant(collect([HERE / "data" / "tiny_fp32.tflite"])[0])
     channels = tuple(
         replace(channel, name=f"{name}/{channel.name}") for name, meter in meters.items() for channel in meter.channels
     )
-    base = Job("litert", (model,), data=_no_data())
-    job = replace(base, energy=EnergyPlan(channels, **PLAN))
+    job = Job("litert", (model,), data=Data(), energy=EnergyPlan(channels, **PLAN))
     transcript = Transcript()
     process = device.start_agent(job)
     try:
@@ -157,13 +156,7 @@ def run_energy(device: Device, meters: dict[str, Meter]) -> tuple[Transcript, di
         process.kill()
     assert transcript.failure is None, transcript.failure
     assert not transcript.failed
-    return transcript, {name: _of_meter(transcript.sensors(), name, meter) for name, meter in meters.items()}
-
-
-def _no_data() -> Any:
-    from harness.agent.protocol import Data
-
-    return Data()
+    return {name: _of_meter(transcript.sensors(), name, meter) for name, meter in meters.items()}
 
 
 def _of_meter(sensors: Any, name: str, meter: Meter) -> list[dict[str, Any]]:
@@ -225,7 +218,9 @@ def test_the_energy_of_a_session_follows_the_registers(guest: Guest, tmp_path: P
     run = next(run for run in data.runs if run.kind == ENERGY)
     total, dynamic = expected(guest.truth(), TRUTH["ltc4151"], run.sensors)
     assert row.power_source == "hwmon ltc4151", row.null_reasons
-    show(f"ltc4151: total {row.energy_total_uj} / {total}, dynamic {row.energy_dynamic_uj} / {dynamic}")
+    show(
+        f"ltc4151: total {row.energy_total_uj:.1f} / {total:.1f}, dynamic {row.energy_dynamic_uj:.1f} / {dynamic:.1f} µJ"
+    )
     assert row.energy_total_uj == pytest.approx(total, rel=0.02)
     assert row.energy_dynamic_uj == pytest.approx(dynamic, rel=0.02)
     assert row.idle_power_uw == pytest.approx(6e6, rel=0.03)
@@ -233,81 +228,58 @@ def test_the_energy_of_a_session_follows_the_registers(guest: Guest, tmp_path: P
     assert any("energy of 2 windows" in reason for reason in row.grade_reasons)
 
 
-def test_battery_and_iio_follow_the_registers_too(guest: Guest, tmp_path: Path) -> None:
+def test_battery_and_iio_follow_the_registers_too_while_another_meter_vanishes(guest: Guest) -> None:
+    """One run reads all three; twenty seconds into it the ltc4151's driver is taken away."""
     device = Device.open(guest.profile)
+    vanishing = threading.Timer(24.0, lambda: guest.sh(f"echo {CHIPS['ltc4151']} > {BUS}/delete_device"))
     try:
         survey = survey_of(device)
         # The battery's driver asks the chip at every reading; nothing tells so, hence the profile's word.
-        wishes = {"sbs": Power(node="sbs", update_s=0.1), "ina226": Power(node="ina226")}
+        wishes = {
+            "sbs": Power(node="sbs", update_s=0.1),
+            "ina226": Power(node="ina226"),
+            "ltc4151": Power(node="ltc4151"),
+        }
         meters = {name: choose(survey, wish).meter for name, wish in wishes.items()}
-        _, sensors = run_energy(device, {name: meter for name, meter in meters.items() if meter is not None})
-    finally:
-        device.close()
-    truth = guest.truth()
-    for name in wishes:
-        found = energy_of_run(sensors[name])
-        assert isinstance(found, Energy), (name, found)
-        total, dynamic = expected(truth, TRUTH[name], sensors[name])
-        show(
-            f"{name}: total {found.total_uj} / {total}, dynamic {found.dynamic_uj} / {dynamic}, {found.updates} values"
-        )
-        assert found.total_uj == pytest.approx(total, rel=0.02)
-        assert found.dynamic_uj == pytest.approx(dynamic, rel=0.02)
-
-
-def test_charging_is_refused(guest: Guest, tmp_path: Path) -> None:
-    guest.sh(f"touch {FLAG}; sleep 1.5")
-    try:
-        variant = collect([HERE / "data" / "tiny_fp32.tflite"])[0]
-        protocol = replace(PRESETS["quick"], runs=1, max_runs=1, rounds=1, run_samples=5, energy=True)
-        with Store.open(tmp_path / "store.sqlite") as store:
-            session = run_session(
-                SessionSpec(
-                    name="charging",
-                    variants=[record(variant)],
-                    artifacts={variant.name: variant},
-                    devices=[guest.with_power("guest", node="sbs")],
-                    protocol=protocol,
-                ),
-                store,
-            )
-            row = build_rows(store.load(session))[0]
-    finally:
-        guest.sh(f"rm {FLAG}; sleep 1.5")
-    assert row.status == "ok"
-    assert (row.energy_total_uj, row.energy_dynamic_uj, row.power_source) == (None, None, None)
-    reasons = dict(reason.split(": ", 1) for reason in row.null_reasons)
-    assert "the battery says 'charging'" in reasons["energy_total_uj"]
-
-
-def test_a_meter_that_vanishes_or_fails_during_a_run_has_no_energy(guest: Guest, tmp_path: Path) -> None:
-    """Twenty seconds into the run one driver is taken away, and another's node gives nothing but an error."""
-    device = Device.open(guest.profile)
-    node = guest.sh("echo /sys/bus/iio/devices/iio:device*/in_power2_raw").strip()
-    breaking = threading.Timer(
-        24.0, lambda: guest.sh(f"echo {CHIPS['ltc4151']} > {BUS}/delete_device; mount --bind /proc/1/mem {node}")
-    )
-    try:
-        survey = survey_of(device)
-        meters = {name: choose(survey, Power(node=name)).meter for name in ("ltc4151", "ina226")}
-        breaking.start()
-        _, sensors = run_energy(device, {name: meter for name, meter in meters.items() if meter is not None})
-        vanished, failing = energy_of_run(sensors["ltc4151"]), energy_of_run(sensors["ina226"])
-        assert isinstance(vanished, Unavailable)
-        assert "has no reading for" in vanished.reason or "new values" in vanished.reason
-        assert "No such" in vanished.reason
-        assert isinstance(failing, Unavailable)
-        assert "Input/output error" in failing.reason
+        vanishing.start()
+        sensors = run_energy(device, {name: meter for name, meter in meters.items() if meter is not None})
         gone = choose_meter(device_with(device, Power(node="ltc4151")))
         assert gone.meter is None
         assert "the device shows no power meter named 'ltc4151'" in str(gone.reason)
-        unreadable = choose_meter(device_with(device, Power(node="ina226")))
-        assert unreadable.meter is None
-        assert "in_power2_raw cannot be read: Input/output error" in str(unreadable.reason)
     finally:
-        breaking.cancel()
-        guest.sh(f"umount {node}; [ -e {BUS}/0-006f ] || echo ltc4151 {CHIPS['ltc4151']} > {BUS}/new_device")
+        vanishing.cancel()
+        guest.sh(f"[ -e {BUS}/0-006f ] || echo ltc4151 {CHIPS['ltc4151']} > {BUS}/new_device")
         device.close()
+    truth = guest.truth()
+    for name in ("sbs", "ina226"):
+        found = energy_of_run(sensors[name])
+        assert isinstance(found, Energy), (name, found)
+        total, dynamic = expected(truth, TRUTH[name], sensors[name])
+        show(f"{name}: total {found.total_uj:.1f} / {total:.1f}, dynamic {found.dynamic_uj:.1f} / {dynamic:.1f} µJ")
+        assert found.total_uj == pytest.approx(total, rel=0.02)
+        assert found.dynamic_uj == pytest.approx(dynamic, rel=0.02)
+    vanished = energy_of_run(sensors["ltc4151"])
+    assert isinstance(vanished, Unavailable)
+    assert "has no reading for" in vanished.reason or "new values" in vanished.reason
+    assert "No such" in vanished.reason
+
+
+def test_charging_and_unreadable_meters_are_refused_with_the_reason(guest: Guest) -> None:
+    node = guest.sh("echo /sys/bus/iio/devices/iio:device*/in_power2_raw").strip()
+    # Root may read everything, but not this.
+    guest.sh(f"touch {FLAG}; mount --bind /proc/1/mem {node}; sleep 1.5")
+    device = Device.open(guest.profile)
+    try:
+        survey = survey_of(device)
+    finally:
+        device.close()
+        guest.sh(f"rm {FLAG}; umount {node}; sleep 1.5")
+    charging = choose(survey, Power(node="sbs"))
+    assert charging.meter is None
+    assert "the battery says 'charging', not 'discharging'" in str(charging.reason)
+    unreadable = choose(survey, Power(node="ina226"))
+    assert unreadable.meter is None
+    assert "in_power2_raw cannot be read: Input/output error" in str(unreadable.reason)
 
 
 def device_with(device: Device, power: Power) -> Device:

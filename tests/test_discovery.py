@@ -208,6 +208,17 @@ def test_the_command_cleans_a_device_and_touches_nothing_else(home: Path, tmp_pa
     assert not work.exists()
 
 
+@pytest.mark.parametrize("work", ["/", "//", "/tmp/", "~", "/home", "/data/local/tmp", "{tmp}/x/.."])
+def test_a_folder_that_others_use_too_is_not_cleaned(work: str, home: Path, tmp_path: Path) -> None:
+    for name in ("sessions", "x"):
+        (tmp_path / name).mkdir()
+    (home / "here.yaml").write_text(f"transport: local\nwork_folder: '{work.replace('{tmp}', str(tmp_path))}'\n")
+    done = harness("devices", "clean", "here")
+    assert done.exit_code == 3
+    assert "work_folder" in done.stderr
+    assert (tmp_path / "sessions").is_dir()
+
+
 @pytest.mark.ssh
 def test_a_host_over_ssh_and_one_that_is_off(home: Path, sshd: Sshd) -> None:
     profile = sshd.profile()

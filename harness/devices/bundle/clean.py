@@ -24,6 +24,11 @@ OWN = ("sessions", "blobs", RUNTIMES, SCRATCH)
 _CLEAN = (
     WHERE
     + """
+while [ "${w%/}" != "$w" ]; do w=${w%/}; done
+case $w in
+  ''|/tmp|/var/tmp|/home|/root|/data|/data/local|/data/local/tmp|/sdcard|/mnt|/opt|/usr|/var|"${HOME:-/}"|*/..|*/../*)
+    echo "shared=${w:-/}"; exit 0 ;;
+esac
 echo "work=$w"
 for name; do
   if [ -e "$w/$name" ]; then
@@ -58,6 +63,12 @@ def clean_over(profile: DeviceProfile, transport: Transport) -> Cleaned:
     )
     lines = [line.partition("=") for line in done.stdout.decode("utf-8", "replace").splitlines()]
     work = next((value for key, _, value in lines if key == "work"), None)
+    shared = next((value for key, _, value in lines if key == "shared"), None)
+    if shared is not None:
+        raise DeviceError(
+            f"{profile.name}: {shared} is not the harness's alone: what is called {', '.join(OWN)} there may be somebody's",
+            remedy="remove it by hand, and give a 'work_folder' of its own",
+        )
     if work is None or done.returncode != 0:
         words = done.stderr.decode("utf-8", "replace").strip()[-300:] or "it has no home folder"
         raise DeviceError(

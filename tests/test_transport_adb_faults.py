@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from adbd import AdbServer, adb_key, adb_server, require_adb
+from adbd import AdbServer, adb_key, adb_server, make_adb_key, require_adb
 from sshd import free_port
 from transport_contract import gone
 
@@ -464,3 +464,25 @@ def test_a_key_revoked_in_between(opened: tuple[RunningDaemon, DeviceProfile]) -
         with pytest.raises(TransportError):
             transport.run(["true"], timeout=5)
     refused(profile.model_copy(update=QUICK), "unauthorized", "accept the key", transient=False)
+
+
+def test_wireless_debugging_works_through_a_server_that_speaks_tls(tmp_path: Path) -> None:
+    adbutils = pytest.importorskip("adbutils", reason="adbutils is missing: install the extra 'adb'")
+    binary = Path(adbutils.__file__).parent / "binaries" / "adb"
+    if not binary.exists():
+        pytest.skip("this build of adbutils brings no adb program")
+    server = AdbServer(tmp_path / "adb-home", str(binary))
+    (server.home / ".android").mkdir()
+    _, public = make_adb_key(server.home / ".android")
+    try:
+        server.run("start-server")
+        with (
+            RunningDaemon(DaemonOptions(tls=True, keys=(public,))) as device,
+            open_transport(through(server, device.serial)) as transport,
+        ):
+            (tmp_path / "source").write_bytes(os.urandom(3_000_000))
+            transport.push(tmp_path / "source", str(tmp_path / "there"))
+            done = transport.run(["sh", "-c", "echo out; echo err >&2; exit 5"], timeout=10)
+            assert (done.returncode, done.stdout, done.stderr) == (5, b"out\n", b"err\n")
+    finally:
+        server.stop()

@@ -21,6 +21,9 @@ _T = TypeVar("_T")
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 5037
 POLL_S = 0.05
+RETRY_S = 0.3
+#: In what the server says of a connection that cannot be made, however often it is tried.
+_HOPELESS = ("refused", "resolve", "unreachable", "No route", "bad port", "empty")
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 _ABSENT = "absent"
 #: States that may pass by themselves while we wait: a device that restarts, or whose owner accepts the key just now.
@@ -162,14 +165,14 @@ class _Search:
     def run(self) -> ServerLink:
         """Wait for the device to become usable. Raises DeviceError."""
         serial = self._target.serial or self._only_one()
-        connected = False
+        next_try = 0.0
         while (state := self._states().get(serial, _ABSENT)) != "device":
             left = self._deadline - time.monotonic()
             if state not in _PASSING or left <= 0:
                 raise self._unusable(serial, state)
-            if self._target.is_address and not connected and state in (_ABSENT, "offline"):
-                connected = True
+            if self._target.is_address and state in (_ABSENT, "offline") and time.monotonic() >= next_try:
                 self._connect(serial, state)
+                next_try = time.monotonic() + RETRY_S
             elif state == _ABSENT and not self._target.is_address:
                 raise self._unusable(serial, state)
             else:
@@ -209,9 +212,8 @@ class _Search:
             # Its own patience is longer than ours.
             self._connect_said = f"no answer within {self._target.limit_s:g} s"
             return
-        if "authenticate" in self._connect_said:
-            return  # the owner is being asked just now
-        if any(word in self._connect_said for word in ("fail", "unable", "cannot")):
+        # Without a reason given another try may succeed (adb 36 over TLS), or the owner is being asked just now.
+        if any(reason in self._connect_said for reason in _HOPELESS):
             raise self._unusable(serial, _ABSENT)
 
     def _unusable(self, serial: str, state: str) -> TransportError:

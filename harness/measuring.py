@@ -13,8 +13,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from converters.variant import Variant
 from harness.agent.protocol import ENGINE_OF_FORMAT, Data, Job, Model, ProbePlan
 from harness.attempts import Outcome, Work, begin, carry_out, failed_run, to_run
@@ -30,10 +28,8 @@ from harness.plan import (
     Plan,
     ProbeJob,
     Target,
-    energy_s,
     for_counted_instructions,
     latency_plan,
-    visit_s,
 )
 from harness.records import (
     ENERGY,
@@ -42,9 +38,9 @@ from harness.records import (
     Failure,
     Run,
 )
-from harness.resume import Progress, run_medians
+from harness.resume import Progress
 from harness.session_store import SessionStore
-from harness.stats.stopping import StoppingRule, decide
+from harness.standing import Standing
 from harness.together import MeetingPlaces, Member, carry_out_together, circles, in_turns
 
 Key = tuple[str, str]  # device, engine
@@ -102,21 +98,7 @@ class Measuring:
         self.store = store
         self.on_event = on_event
         self.pause = pause
-        self.healthy: dict[Key, set[str]] = {
-            target.key: {name for name in target.variants if (target.device, name) not in progress.failed}
-            for target in plan.targets
-        }
-        self.open: dict[Key, bool] = {target.key: True for target in plan.targets}
-        self.medians: dict[Key, dict[str, list[float]]] = {
-            key: {name: list(found) for name, found in progress.medians.get(key, {}).items() if name in names}
-            for key, names in self.healthy.items()
-        }
-        self.first_s: dict[tuple[str, str], float] = dict(progress.first_s)
-        self.durations: dict[object, list[float]] = defaultdict(list)
-        self.made: dict[Key, int] = {key: len(progress.rounds.get(key, ())) for key in self.open}
-        self.done = len(progress.probes) + sum(self.made.values())
-        self.probes_left = 0
-        self.energies_left = 0
+        self.state = Standing(plan, self.protocols, progress)
         self.round = 0
         self.runs = progress.last
         self.places = MeetingPlaces()
@@ -130,12 +112,12 @@ class Measuring:
             if job.repetition < self.protocols[job.device].probes
             and (job.device, job.variant, job.repetition) not in self.progress.probes
         ]
-        self.probes_left = len(probes)
+        self.state.probes_left = len(probes)
         for job in probes:
-            if job.variant in self.healthy[job.device, job.engine]:
+            if job.variant in self.state.healthy[job.device, job.engine]:
                 self._probe(job)
             else:
-                self.probes_left -= 1
+                self.state.probes_left -= 1
         self._latency_rounds()
         self._energies()
 
@@ -143,28 +125,8 @@ class Measuring:
 
     def tell(self, kind: str, text: str, *, device: str | None = None, engine: str | None = None) -> None:
         """Send an event with how far the session is."""
-        left = self.probes_left + sum(self._runs_left(key) for key in self.open) + self.energies_left
-        self.on_event(Event(kind, text, self.done, self.done + left, self._remaining_s(), device, engine))
-
-    def _runs_left(self, key: Key) -> int:
-        return max(1, self.protocols[key[0]].runs - self.made[key]) if self.open[key] and self.healthy[key] else 0
-
-    def _remaining_s(self) -> float | None:
-        """What the rest should take: probes as long as those before, latency runs as long as those before or as planned."""
-        seen = self.durations[PROBE]
-        if not seen:
-            return None
-        rest = self.probes_left * float(np.mean(seen)) + self.energies_left * energy_s(self.plan.protocol)
-        for key in self.open:
-            left = self._runs_left(key)
-            if left:
-                made = self.durations[key]
-                rest += left * (float(np.mean(made)) if made else self._planned_s(key))
-        return rest
-
-    def _planned_s(self, key: Key) -> float:
-        protocol = self.protocols[key[0]]
-        return sum(visit_s(protocol, self.first_s.get((key[0], name), 0.0)) for name in self.healthy[key])
+        state = self.state
+        self.on_event(Event(kind, text, state.done, state.done + state.left, state.remaining_s(), device, engine))
 
     # -- one job ---------------------------------------------------------------------------------------------------
 
@@ -226,37 +188,22 @@ class Measuring:
     def _settle(self, device: Device, work: Work, run: Run, outcome: Outcome | None, what: str) -> None:
         """What follows from a stored run: what is still healthy, what is left to do, what to tell."""
         name = device.profile.name
-        self._count(work, run)
+        self.state.count(run)
         if outcome is not None and outcome.lost and outcome.error is not None:
             self._lose(device, outcome.error)
         for variant, failure in run.failed_variants.items():
-            self.healthy[name, work.engine].discard(variant)
-            self.medians[name, work.engine].pop(variant, None)
+            self.state.drop((name, work.engine), variant)
             self.tell(FAILED, f"{name} {variant}: {failure.message}", device=name, engine=work.engine)
         if run.status == "ok":
             self.tell(FINISHED, what, device=name, engine=work.engine)
         elif not run.failed_variants and run.failure is not None:
             self.tell(FAILED, f"{what}: {run.failure.message}", device=name, engine=work.engine)
 
-    def _count(self, work: Work, run: Run) -> None:
-        """A probe is done however it ended; a latency run that failed is going to be made again."""
-        if work.kind == PROBE:
-            self.probes_left -= 1
-            self.done += 1
-        elif work.kind == ENERGY:
-            self.energies_left -= 1
-            self.done += 1
-        elif run.status == "ok":
-            self.made[run.device, run.engine] += 1
-            self.done += 1
-
     def _lose(self, device: Device, error: DeviceError) -> None:
         """A device is gone for good: record it, ask nothing more of it."""
         name = device.profile.name
         self.store.add_device(self.session_id, device.failed(error))
-        for key in [key for key in self.open if key[0] == name]:
-            self.open[key] = False
-            self.healthy[key] = set()
+        self.state.lose(name)
         self.tell(UNREACHABLE, str(error), device=name)
 
     def _record_missing_engines(self) -> None:
@@ -311,10 +258,10 @@ class Measuring:
             pace=_pace(device),
         )
         run, _ = self._carry_out(device, work)
-        self.durations[PROBE].append(run.duration_s)
+        self.state.durations[PROBE].append(run.duration_s)
         for load in run.loads:
             if load.first_inference_ns is not None:
-                self.first_s[job.device, load.variant] = load.first_inference_ns / 1e9
+                self.state.first_s[job.device, load.variant] = load.first_inference_ns / 1e9
 
     # -- latency ---------------------------------------------------------------------------------------------------
 
@@ -322,24 +269,21 @@ class Measuring:
         started = time.monotonic()
         for round_ in range(self.plan.protocol.max_runs):
             self.round = round_
-            healthy = {key: names for key, names in self.healthy.items() if self.open[key] and names}
+            healthy = {key: names for key, names in self.state.healthy.items() if self.state.open[key] and names}
             for circle in circles(self.plan.latencies(self.round, healthy), self.devices):
-                jobs = [job for job in circle if self.open[job.device, job.engine]]
+                jobs = [job for job in circle if self.state.open[job.device, job.engine]]
                 missing = [job for job in jobs if self.round not in self.progress.rounds.get(_key(job), ())]
                 for job in self._in_turns(missing):
                     self._latency(job)
                 for job in jobs:
                     self._stop_if_enough(_key(job), time.monotonic() - started)
-            if not any(self.open.values()):
+            if not any(self.state.open.values()):
                 return
 
     def _stop_if_enough(self, key: Key, elapsed_s: float) -> None:
-        protocol = self.protocols[key[0]]
-        rule = StoppingRule(protocol.runs, protocol.max_runs, protocol.target, protocol.budget_s)
-        # A variant that has no run yet must not stop the others, nor they it: only those measured are asked.
-        decision = decide(rule, self.medians[key], elapsed_s)
-        if decision.stop and self.open[key]:
-            self.open[key] = False
+        decision = self.state.decision(key, elapsed_s)
+        if decision.stop and self.state.open[key]:
+            self.state.open[key] = False
             self.tell(STOPPED, f"{key[0]} {key[1]}: {decision.reason}", device=key[0], engine=key[1])
 
     def _in_turns(self, jobs: list[LatencyJob]) -> list[LatencyJob]:
@@ -350,7 +294,7 @@ class Measuring:
             return jobs
         label = f"{self.round}-{jobs[0].engine}"
         folder = f"{place}/{label}"
-        wait_s = sum(self.protocols[job.device].hang_s + self._planned_s(_key(job)) for job in jobs)
+        wait_s = sum(self.protocols[job.device].hang_s + self.state.planned_s(_key(job)) for job in jobs)
         members = []
         for index, (job, device) in enumerate(zip(jobs, devices, strict=True)):
             work = in_turns(self._latency_work(device, job), folder, index, len(jobs), wait_s)
@@ -361,12 +305,11 @@ class Measuring:
             carry_out_together(members, folder)
         finally:
             runs = [self._store(member.device, member.work, member.outcome, turns=label) for member in members]
-        for job, member, run in zip(jobs, members, runs, strict=True):
+        for member, run in zip(members, runs, strict=True):
             # A lost connection is not the end of the device: the run made alone connects anew.
             self._settle(member.device, member.work, run, None, what)
             if run.status == "ok":
-                self.durations[_key(job)].append(run.duration_s)
-                self._note_medians(_key(job), run)
+                self.state.note(run)
         return [job for job, run in zip(jobs, runs, strict=True) if run.status != "ok"]
 
     def _latency(self, job: LatencyJob) -> None:
@@ -374,23 +317,22 @@ class Measuring:
         key = (job.device, job.engine)
         device, target = self.devices[job.device], Target(job.device, job.engine, tuple(sorted(job.variants)))
         retries, blind = 0, 0
-        while self.open[key] and self.healthy[key]:
+        while self.state.open[key] and self.state.healthy[key]:
             work = self._latency_work(device, job)
-            before = set(self.healthy[key])
+            before = set(self.state.healthy[key])
             run, outcome = self._carry_out(device, work, retries)
             if run.status == "ok":
-                self.durations[key].append(run.duration_s)
-                self._note_medians(key, run)
+                self.state.note(run)
                 return
             if outcome.lost:
                 return
-            if before == self.healthy[key]:
+            if before == self.state.healthy[key]:
                 blind += 1
                 if blind > _BLIND_RETRIES:
                     self._give_up(key, run)
                     return
             retries += 1
-            job = self.plan.latency(target, job.round, self.healthy[key], retry=retries)
+            job = self.plan.latency(target, job.round, self.state.healthy[key], retry=retries)
             self.tell(RETRY, f"{job.device} {job.engine}: again with {len(job.variants)} variants", device=job.device)
 
     def _latency_work(self, device: Device, job: LatencyJob) -> Work:
@@ -407,18 +349,20 @@ class Measuring:
     def _energies(self) -> None:
         """Energy runs, one variant at a time, on devices with a meter that can be believed."""
         jobs = [
-            job for job in self.plan.energies(self.healthy) if (job.device, job.variant) not in self.progress.energy
+            job
+            for job in self.plan.energies(self.state.healthy)
+            if (job.device, job.variant) not in self.progress.energy
         ]
         if jobs:
             meters = meters_of(self.devices, (job.device for job in jobs), self.store, self.session_id)
             jobs = [job for job in jobs if job.device in meters]
-            self.energies_left = len(jobs)
+            self.state.energies_left = len(jobs)
             for job in jobs:
                 self._energy(job, meters[job.device])
 
     def _energy(self, job: EnergyJob, meter: Meter) -> None:
-        if job.variant not in self.healthy[job.device, job.engine]:
-            self.energies_left -= 1
+        if job.variant not in self.state.healthy[job.device, job.engine]:
+            self.state.energies_left -= 1
             return
         device, protocol = self.devices[job.device], self.protocols[job.device]
 
@@ -427,14 +371,9 @@ class Measuring:
 
         self._carry_out(device, Work(ENERGY, job.engine, 0, (job.variant,), build, protocol.hang_s))
 
-    def _note_medians(self, key: Key, run: Run) -> None:
-        for variant, median in run_medians(run).items():
-            if variant in self.healthy[key]:
-                self.medians[key].setdefault(variant, []).append(median)
-
     def _give_up(self, key: Key, run: Run) -> None:
         """Runs of this engine die here and nobody knows of what: say so for each variant."""
         failure = run.failure or Failure("measurement", "RunFailed", "the run failed")
-        variants = sorted(self.healthy[key])
-        self.healthy[key], self.open[key] = set(), False
+        variants = sorted(self.state.healthy[key])
+        self.state.healthy[key], self.state.open[key] = set(), False
         self._store_failure(key[0], key[1], variants, failure)

@@ -25,6 +25,7 @@ FLOW = [
         "harness.execution",
         "harness.attempts",
         "harness.measuring",
+        "harness.standing",
         "harness.together",
         "harness.metering",
         "harness.resume",

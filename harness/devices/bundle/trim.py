@@ -46,8 +46,9 @@ OF_PACKAGE: dict[str, tuple[str, ...]] = {
             "numpy/typing/mypy_plugin.*",
             "numpy/doc/*",
         ),
-        *("numpy/_pyinstaller/*", "numpy/conftest.py", "numpy/*_tests.cpython*", "numpy/_core/*_tests.cpython*"),
-        # numpy 1 (numpy/core, not numpy/_core) imports its _multiarray_tests when it starts: that one stays.
+        *("numpy/_pyinstaller/*", "numpy/conftest.py"),
+        # numpy 1 (in numpy/core) imports its _multiarray_tests when it starts: that one stays.
+        *("numpy/_core/*_tests.cpython*", "numpy/core/_[orsu]*_tests.cpython*"),
         # A module of numpy's own tests only.
         *("numpy/core/_simd.*", "numpy/_core/_simd.*", "numpy/random/_examples/*", "numpy/random/lib/*"),
     ),

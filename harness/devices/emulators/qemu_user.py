@@ -7,6 +7,7 @@ else, no C library, no Python. What it is not: a machine. Its kernel is the host
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import sys
 import time
@@ -23,6 +24,8 @@ from harness.errors import DeviceError
 
 if TYPE_CHECKING:
     from harness.profiles import DeviceProfile
+
+log = logging.getLogger(__name__)
 
 INTERPRETER = {"aarch64": "qemu-aarch64-static", "armv7l": "qemu-arm-static"}
 _BINFMT_NAME = {"aarch64": "qemu-aarch64", "armv7l": "qemu-arm"}
@@ -98,7 +101,8 @@ class QemuUser:
         port = free_port()
         script = resources.files("harness.devices.emulators").joinpath("inside/user_root.py")
         self._instance.start([sys.executable, "-I", "-S", str(script), json.dumps(self._options(port))])
-        deadline = time.monotonic() + self._timeout_s
+        started = time.monotonic()
+        deadline = started + self._timeout_s
         while not answers("adb", port, 1.0):
             words = self._instance.tail("emulator.log")
             if not self._instance.alive:
@@ -108,6 +112,7 @@ class QemuUser:
                     f"{self.profile.name}: no answer within {self._timeout_s:g} s: {words}", transient=True
                 )
             time.sleep(_POLL_S)
+        log.info("%s answered %.1f s after its start", self.profile.name, time.monotonic() - started)
         key = str(self._instance.folder / "adbkey")
         reached = {"host": "127.0.0.1", "port": port, "adb_route": "direct", "adb_key": key}
         self.profile = self.profile.model_copy(update=reached)

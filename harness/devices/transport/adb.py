@@ -230,7 +230,8 @@ def _connect(profile: DeviceProfile) -> Link:
         from harness.devices.transport.adb_choose import ServerTarget, connect_server
 
         if serial is None and profile.host is not None:
-            serial = f"{profile.host}:{profile.port or 5555}"
+            host = f"[{profile.host}]" if ":" in profile.host else profile.host
+            serial = f"{host}:{profile.port or 5555}"
         return connect_server(ServerTarget(profile.name, serial, profile.adb_server, profile.adb_key, limit_s))
     try:
         from harness.devices.transport.adb_connect import Target, connect_tcp, connect_usb

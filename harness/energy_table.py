@@ -68,3 +68,4 @@ def energy_remarks(cell: Cell) -> Iterator[str]:
         yield f"energy of {windows} windows, fewer than {RULE_WINDOWS}"
     if found.idle_s < RULE_IDLE_S * _ALLOWANCE:
         yield f"energy with {found.idle_s:.0f} s of idling before and after, less than {RULE_IDLE_S:g} s"
+    yield from (f"energy: {note}" for note in found.notes)

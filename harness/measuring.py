@@ -353,12 +353,11 @@ class Measuring:
             for job in self.plan.energies(self.state.healthy)
             if (job.device, job.variant) not in self.progress.energy
         ]
-        if jobs:
-            meters = meters_of(self.devices, (job.device for job in jobs), self.store, self.session_id)
-            jobs = [job for job in jobs if job.device in meters]
-            self.state.energies_left = len(jobs)
-            for job in jobs:
-                self._energy(job, meters[job.device])
+        meters = meters_of(self.devices, (job.device for job in jobs), self.store, self.session_id)
+        jobs = [job for job in jobs if job.device in meters]
+        self.state.energies_left = len(jobs)
+        for job in jobs:
+            self._energy(job, meters[job.device])
 
     def _energy(self, job: EnergyJob, meter: Meter) -> None:
         if job.variant not in self.state.healthy[job.device, job.engine]:

@@ -40,7 +40,9 @@ class Standing:
         self.made: dict[Key, int] = {key: len(progress.rounds.get(key, ())) for key in self.open}
         self.done = len(progress.probes) + sum(self.made.values())
         self.probes_left = 0
-        self.energies_left = 0
+        # A guess until the meters are known: devices without one make none.
+        planned = plan.energies(self.healthy)
+        self.energies_left = sum((job.device, job.variant) not in progress.energy for job in planned)
 
     @property
     def left(self) -> int:

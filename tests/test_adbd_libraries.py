@@ -74,7 +74,7 @@ def test_adb_shell_is_told_why_a_push_fails(straight: Any, tmp_path: Path) -> No
     from adb_shell.exceptions import PushFailedError
 
     (tmp_path / "source").write_bytes(os.urandom(500_000))
-    with pytest.raises(PushFailedError, match="create file: No such file or directory"):
+    with pytest.raises(PushFailedError, match="secure_mkdirs failed: No such file or directory"):
         straight.push(str(tmp_path / "source"), "/proc/none/file")
     assert straight.shell("echo still here") == "still here\n"
 

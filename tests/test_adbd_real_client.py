@@ -187,7 +187,7 @@ def test_errors_say_why(client: AdbServer, phone: RunningDaemon, tmp_path: Path)
     (tmp_path / "file").write_bytes(b"x" * 300_000)
     pushed = client.run(*on(phone, "push", tmp_path / "file", "/proc/none/file"))
     assert pushed.returncode != 0
-    assert b"couldn't create file: No such file or directory" in pushed.stdout + pushed.stderr
+    assert b"secure_mkdirs failed: No such file or directory" in pushed.stdout + pushed.stderr
     pulled = client.run(*on(phone, "pull", tmp_path / "none", tmp_path / "back"))
     assert pulled.returncode != 0
     assert b"No such file or directory" in pulled.stdout + pulled.stderr

@@ -73,14 +73,9 @@ class DeviceFiles:
         return entries
 
     def open_new(self, path: str, mode: int) -> int:
-        """Open a file for writing, emptied, with folders made where they are missing. Raises OSError."""
-        where = self.host_path(path)
+        """Open a file for writing, emptied. Raises OSError."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NONBLOCK
-        try:
-            return os.open(where, flags, mode)
-        except FileNotFoundError:
-            self.make_parents(path)
-            return os.open(where, flags, mode)
+        return os.open(self.host_path(path), flags, mode)
 
     def open_existing(self, path: str) -> int:
         """Open a file for reading. Raises OSError, also for a folder."""

@@ -120,8 +120,10 @@ class ShellSession:
         try:
             await asyncio.wait({tasks[1], hung_up}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            if not tasks[1].done() or tasks[1].exception() is not None:
-                self._processes.hang_up(child, children_survive=self._children_survive)
+            early = not tasks[1].done() or tasks[1].exception() is not None
+            if early or child.terminal:  # a terminal that goes away hangs up on what still runs in it
+                survive = self._children_survive or not early
+                self._processes.hang_up(child, children_survive=survive)
             for task in (*tasks, hung_up):
                 task.cancel()
             await asyncio.gather(*tasks, hung_up, return_exceptions=True)

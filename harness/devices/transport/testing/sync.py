@@ -81,7 +81,7 @@ class SyncSession:
 
     def _answer(self, name: bytes, length: int) -> None:
         if length > MAX_PATH_BYTES:
-            raise SyncRefused("invalid namelen")
+            raise SyncRefused("path too long")
         path = os.fsdecode(self._channel.read_exactly(length))
         if name not in self._requests:
             raise SyncRefused(f"unknown command {int.from_bytes(name, 'little'):08x}")
@@ -124,7 +124,7 @@ class SyncSession:
     def _send_1(self, spec: str) -> None:
         path, comma, mode = spec.rpartition(",")
         if not comma or not mode.isdecimal() or int(mode) > _MAX_MODE:
-            raise SyncRefused("missing , and mode in ID_SEND")
+            raise SyncRefused("missing , in ID_SEND_V1")
         self._send(path, int(mode), dry_run=False)
 
     def _send_2(self, path: str) -> None:
@@ -149,7 +149,7 @@ class SyncSession:
             if name == b"DONE":
                 return int(value)
             if name != b"DATA":
-                raise SyncRefused(f"unexpected message {name!r} in a file")
+                raise SyncRefused("invalid data message")
             if value > MAX_CHUNK_BYTES:
                 raise SyncRefused("oversize data message")
             chunk = self._channel.read_exactly(value)
@@ -184,10 +184,7 @@ class SyncSession:
         mode &= 0o777
         mode |= (mode >> 3) & 0o070  # the owner's rights for everybody, as on a device
         mode |= (mode >> 3) & 0o007
-        try:
-            fd = self._files.open_new(path, mode)
-        except OSError as error:
-            self._refuse_file(f"couldn't create file: {error.strerror}")
+        fd = self._open(path, mode)
 
         def write(chunk: bytes) -> None:
             try:
@@ -209,6 +206,23 @@ class SyncSession:
             raise
         finally:
             os.close(fd)
+
+    def _open(self, path: str, mode: int) -> int:
+        """Open a new file, in folders that are made where they are missing."""
+        try:
+            return self._files.open_new(path, mode)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            self._refuse_file(f"couldn't create file: {error.strerror}")
+        try:
+            self._files.make_parents(path)
+        except OSError as error:
+            self._refuse_file(f"secure_mkdirs failed: {error.strerror}")
+        try:
+            return self._files.open_new(path, mode)
+        except OSError as error:
+            self._refuse_file(f"couldn't create file: {error.strerror}")
 
     def _replace(self, path: str) -> bool:
         """Remove a regular file or link that stands there. False: a device or a folder stands there, and stays."""

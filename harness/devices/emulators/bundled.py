@@ -5,6 +5,7 @@ Unpacked once per bundle, in the cache; disks are made from that copy, and roots
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -16,20 +17,26 @@ if TYPE_CHECKING:
     from harness.devices.bundle.archive import Bundle
     from harness.profiles import DeviceProfile
 
+log = logging.getLogger(__name__)
+
 
 def wanted_bundle(profile: DeviceProfile) -> Bundle | None:
-    """The bundle that would be pushed to the device; None with `runtime: own`.
+    """The bundle that would be pushed to the device, built when there is none; None with `runtime: own`.
 
-    Raises BundleError when none is built: before anything is booted, which takes longer than to say so.
+    An emulator is meant to run on a fresh machine by one command; for a real device the user builds it. Raises BundleError.
     """
+    from harness.devices.bundle.build import Order, ensure_bundle
     from harness.devices.bundle.spec import arch_of
-    from harness.devices.bundle.store import bundle_for, how_to_build
+    from harness.devices.bundle.store import bundle_for
 
     if profile.runtime == "own" or profile.arch is None:
         return None
     bundle = bundle_for(profile)
     if bundle is None:
-        raise how_to_build(profile, arch_of(profile.arch))
+        arch = arch_of(profile.arch)
+        engines = [engine for engine in profile.engines if engine in arch.engines]
+        log.info("building the runtime bundle for %s with %s (once; minutes)", arch.name, ", ".join(engines))
+        bundle = ensure_bundle(Order(arch.name, engines), tell=log.info)
     return bundle
 
 

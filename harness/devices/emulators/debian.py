@@ -114,7 +114,7 @@ def _configure(folder: Path, arch: str) -> Path:
         f'Dir::State "{folder}";\nDir::State::lists "{folder}/lists";\nDir::State::status "{folder}/status";\n'
         f'Dir::Cache "{folder}";\nDir::Cache::archives "{folder}/archives";\nDir::Etc::sourcelist "/dev/null";\n'
         f'Dir::Etc::sourceparts "{folder}/sources";\nDir::Etc::preferencesparts "/dev/null";\n'
-        'Acquire::Languages "none";\nAcquire::Retries "3";\n',
+        'Acquire::Languages "none";\nAcquire::Retries "1";\n',
         encoding="utf-8",
     )
     return config
@@ -180,6 +180,9 @@ def _data(deb: Path) -> io.BytesIO:
     while raw.startswith(b"!<arch>\n") and at + 60 <= len(raw):
         name, size = raw[at : at + 16].decode("ascii", "replace").strip(" /"), int(raw[at + 48 : at + 58])
         if name == "data.tar.xz":
-            return io.BytesIO(raw[at + 60 : at + 60 + size])
+            data = raw[at + 60 : at + 60 + size]
+            if len(data) < size:
+                raise DeviceError(f"{deb} is damaged: it ends too early", remedy="delete it: it is fetched anew")
+            return io.BytesIO(data)
         at += 60 + size + size % 2
     raise DeviceError(f"{deb} is no Debian package with data.tar.xz", remedy="delete it: it is fetched anew")

@@ -58,18 +58,24 @@ class Proxy:
         self._target = target
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
-        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._sockets: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
         self._armed: tuple[str, int] | None = None
         self._seen = 0
         self.rate_bytes_s = 0.0
-        self._closed = False
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._over = threading.Event()
+        self._start(self._serve)
+
+    def _start(self, work: Callable[..., None], *arguments: object) -> None:
+        thread = threading.Thread(target=work, args=arguments, daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def arm(self, fault: str, after_bytes: int) -> None:
         self._seen, self._armed = 0, (fault, after_bytes)
 
     def _serve(self) -> None:
-        while not self._closed:
+        while not self._over.is_set():
             try:
                 near, _ = self._listener.accept()
             except OSError:
@@ -79,51 +85,51 @@ class Proxy:
             except OSError:
                 near.close()
                 continue
-            self._pairs.append((near, far))
-            for one, two, up in ((near, far, True), (far, near, False)):
-                threading.Thread(target=self._copy, args=(one, two, up), daemon=True).start()
+            far.settimeout(None)
+            for end in (near, far):
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._sockets += [near, far]
+            self._start(self._copy, near, far, True)
+            self._start(self._copy, far, near, False)
 
     def _copy(self, source: socket.socket, target: socket.socket, up: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(16384):
                 if self.rate_bytes_s:
                     time.sleep(len(data) / self.rate_bytes_s)
-                if up:
-                    data = self._strike(data, source, target)
-                    if data is None:
-                        return
-                target.sendall(data)
+                target.sendall(self._strike(data) if up else data)
         for end in (source, target):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
 
-    def _strike(self, data: bytes, source: socket.socket, target: socket.socket) -> bytes | None:
-        """The bytes to pass on; None where this direction carries no more."""
+    def _strike(self, data: bytes) -> bytes:
+        """The bytes to pass on. Raises OSError where this connection is to break."""
         self._seen += len(data)
         if self._armed is None or self._seen <= self._armed[1]:
             return data
         (fault, _), self._armed = self._armed, None
         if fault == "damage":
             return data[:-1] + bytes([data[-1] ^ 1])
-        if fault == "drop":
-            for end in (source, target):
-                end.close()
-            return None
-        threading.Event().wait(3600)  # a stall: a daemon thread waits, the connection stays open
-        return None
+        if fault == "stall":
+            self._over.wait()  # this way carries nothing more, the other stays open
+        raise OSError(fault)
 
     def cut(self) -> None:
         """All connections there are, at once."""
-        pairs, self._pairs = self._pairs, []
-        for pair in pairs:
-            for end in pair:
-                with contextlib.suppress(OSError):
-                    end.shutdown(socket.SHUT_RDWR)
+        for end in self._sockets:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        self._closed = True
+        self._over.set()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self.cut()
+        for thread in self._threads:
+            thread.join(10)
+        for end in self._sockets:
+            end.close()
 
 
 class Bench:

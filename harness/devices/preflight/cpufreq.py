@@ -6,11 +6,14 @@ below three quarters of the maximum.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from harness.devices.preflight.base import Command, Knob, KnobRefusedError, State
 from harness.devices.preflight.shell import WRITE, words_of
 
 _PLACES = ("devices/system/cpu/cpufreq/policy*", "devices/system/cpu/cpu[0-9]*/cpufreq")
 _SUSTAINED = 0.75
+_WRITE_ALL = 'while [ $# -gt 0 ]; do printf %s "$2" > "$1" || exit 1; shift 2; done'
 GOVERNOR = "performance"
 
 
@@ -41,8 +44,9 @@ class CpufreqKnob(Knob):
                 return f"not permitted ({denied[0]} is not writable for this user)" if denied else None
         return "the kernel offers no cpufreq here"
 
-    def _write(self, path: str, value: str) -> None:
-        done = self.shell.run(write(path, value))
+    def _write(self, values: Sequence[tuple[str, str]]) -> None:
+        """Write values to files, in order, until one is refused."""
+        done = self.shell.script(_WRITE_ALL, *(word for pair in values for word in pair))
         if done.returncode != 0:
             raise KnobRefusedError(f"not permitted ({words_of(done)})")
 
@@ -74,8 +78,7 @@ class Governor(CpufreqKnob):
 
     def apply(self, before: State) -> State:
         """See Knob."""
-        for path in before.values:
-            self._write(path, GOVERNOR)
+        self._write([(path, GOVERNOR) for path in before.values])
         after = self.read()
         if set(after.values.values()) != {GOVERNOR}:
             raise KnobRefusedError(f"no effect: it reads back as {after.words}")
@@ -113,23 +116,22 @@ class Frequency(CpufreqKnob):
         """See Knob."""
         floors, tops = self._texts("cpuinfo_min_freq"), self._texts("cpuinfo_max_freq")
         bases, steps = self._texts("base_frequency"), self._texts("scaling_available_frequencies")
+        writes: list[tuple[str, str]] = []
+        goal: dict[str, str] = {}
         for path, highest in before.values.items():
             folder, _, name = path.rpartition("/")
             if name != "scaling_max_freq":
                 continue
             wanted = choose_khz(tops.get(folder, highest), bases.get(folder), steps.get(folder))
             low = f"{folder}/scaling_min_freq"
-            self._write(low, floors.get(folder, before.values.get(low, wanted)))
-            self._write(path, wanted)
-            self._write(low, wanted)
-            now = {item.path: item.text for item in self.shell.files(f"{self._below(folder)}/scaling_m*_freq")}
-            if set(now.values()) != {wanted}:
-                raise KnobRefusedError(f"no effect: {folder} reads back as {', '.join(now.values())}, not {wanted} kHz")
+            writes += [(low, floors.get(folder, before.values.get(low, wanted))), (path, wanted), (low, wanted)]
+            goal |= {low: wanted, path: wanted}
+        self._write(writes)
         after = self.read()
+        wrong = [f"{path} reads back as {value}" for path, value in after.values.items() if goal.get(path) != value]
+        if wrong:
+            raise KnobRefusedError(f"no effect: {wrong[0]}")
         return State(f"fixed at {after.words.rpartition(' to ')[2]}", after.values)
-
-    def _below(self, folder: str) -> str:
-        return folder.removeprefix(f"{self.shell.sysfs}/")
 
 
 def choose_khz(top: str, base: str | None, steps: str | None) -> str:

@@ -34,7 +34,10 @@ class LoopThread:
         self._thread.start()
 
     def submit(self, coroutine: Coroutine[Any, Any, _T]) -> concurrent.futures.Future[_T]:
-        """Start a coroutine there."""
+        """Start a coroutine there. Raises ConnectionError after `stop`."""
+        if not self.running():
+            coroutine.close()
+            raise ConnectionError("the connection is closed")
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def call(self, coroutine: Coroutine[Any, Any, _T], timeout_s: float) -> _T:

@@ -174,6 +174,7 @@ PROGRAMS = (
     "converters.worker",
     "converters.export.faults",
     "harness.devices.emulators.inside",
+    "harness.devices.emulators.watcher",
     "harness.devices.transport.testing.__main__",
 )
 

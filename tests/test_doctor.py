@@ -278,6 +278,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert done.exit_code == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["healthy"] is True
+    assert told["checks"][-1]["name"] == "energy"
     assert {"name", "status", "found", "remedy"} == set(told["checks"][0])
     done = harness("doctor", "./here.yaml")
     assert "ready to be measured on" in done.stdout

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harness.cli.common import EXIT_DEVICE, JsonOption, emit_json, guarded, say, screen
+
+if TYPE_CHECKING:
+    from harness.devices.device import Device
+    from harness.devices.doctor import Check
+
+
+def _energy(device: Device) -> Check:
+    """Whether energy could be measured now: the meters are read for two seconds and judged as before an energy run."""
+    from harness.devices.doctor import Check
+    from harness.metering import choose_meter
+
+    choice = choose_meter(device)
+    if choice.meter is not None:
+        return Check("energy", "ok", f"can be measured with {choice.meter.label}")
+    quiet = device.profile.emulated or device.profile.power.source == "none"
+    reason = choice.reason or "no meter can be believed"
+    for meter, why in choice.rejected:
+        reason += f"; {meter}: {why}"
+    return Check("energy", "skipped" if quiet else "warning", reason, choice.remedy or "an external meter")
 
 
 @guarded
@@ -25,7 +44,8 @@ def doctor(
     from harness.report.devices import render_checks
 
     width, color = screen()
-    found = visit(load_profile(device), tell=say if width is not None and not json_ else lambda _: None)
+    tell = say if width is not None and not json_ else lambda _: None
+    found = visit(load_profile(device), tell=tell, more=(_energy,))
     if json_:
         checks = [dataclasses.asdict(check) for check in found.checks]
         emit_json({"device": device, "healthy": found.healthy, "seconds": round(found.seconds, 2), "checks": checks})

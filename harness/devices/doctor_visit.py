@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -86,9 +86,16 @@ class Visit:
 
 
 def visit(
-    profile: DeviceProfile, *, opener: OpenTransport = open_transport, tell: Callable[[str], None] = lambda _: None
+    profile: DeviceProfile,
+    *,
+    opener: OpenTransport = open_transport,
+    tell: Callable[[str], None] = lambda _: None,
+    more: Sequence[Callable[[Device], Check]] = (),
 ) -> Visit:
-    """Check a device. A device that is not there is one failed check, within five seconds. `tell` hears what goes on."""
+    """Check a device. A device that is not there is one failed check, within five seconds.
+
+    `tell` hears what goes on; `more`: further checks, on the device as a session has it.
+    """
     started = time.monotonic()
     checks: list[Check] = []
     emulator: RunningEmulator | None = None
@@ -110,7 +117,7 @@ def visit(
     checks.append(Check("reachable", "ok", f"over {profile.transport}, in {reached_s:.1f} s"))
     try:
         # Not `list(…)`: what was found before a lost connection is kept.
-        checks.extend(_examine(profile, transport, opener, tell))
+        checks.extend(_examine(profile, transport, opener, tell, more))
     except DeviceError as error:
         checks.append(Check("connection", "failed", error.message, error.remedy))
     finally:
@@ -121,7 +128,11 @@ def visit(
 
 
 def _examine(
-    profile: DeviceProfile, transport: Transport, opener: OpenTransport, tell: Callable[[str], None]
+    profile: DeviceProfile,
+    transport: Transport,
+    opener: OpenTransport,
+    tell: Callable[[str], None],
+    more: Sequence[Callable[[Device], Check]],
 ) -> Iterator[Check]:
     tell("looking")
     yield from check_look(profile, look(transport, work_folder_of(profile), full=True))
@@ -139,6 +150,8 @@ def _examine(
         for engine in profile.engines:
             tell(f"running a tiny model with {engine}")
             yield run_engine(device, engine)
+        for further in more:
+            yield further(device)
     finally:
         device.close()
 

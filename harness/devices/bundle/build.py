@@ -129,6 +129,11 @@ def _lock(order: Order, arch: Arch, given: Path | None) -> Lock:
     if order.unlocked:
         return make_lock(arch, sources=order.sources, python=python)
     lock = load_lock(arch, order.lock)
+    if given is None and not any(package.name == f"python{lock.python}-minimal" for package in lock.packages):
+        raise BundleError(
+            f"the lock's wheels are for Python {lock.python}, which it does not hold",
+            remedy="give --python-distribution",
+        )
     if python not in {None, lock.python}:
         raise BundleError(
             f"the lock has wheels for Python {lock.python}, the given distribution is Python {python}",

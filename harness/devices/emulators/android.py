@@ -111,8 +111,15 @@ class AndroidEmulator:
             raise
         self.profile = profile
         log.info("%s has booted %.0f s after its start", profile.name, time.monotonic() - started)
-        if SNAPSHOT not in self._console("avd", "snapshot", "list"):
-            self._console("avd", "snapshot", "save", SNAPSHOT)
+        self._save()
+
+    def _save(self) -> None:
+        """A snapshot to start from the next time, unless there is one; without it the next start takes as long as this one."""
+        try:
+            if SNAPSHOT not in self._console("avd", "snapshot", "list"):
+                self._console("avd", "snapshot", "save", SNAPSHOT)
+        except DeviceError as error:
+            log.warning("%s: no snapshot was saved: %s", self.profile.name, error)
 
     def _wait(self, profile: DeviceProfile) -> None:
         """Until Android says that it has booted. Raises DeviceError."""

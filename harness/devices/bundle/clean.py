@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from harness.devices.bundle.archive import RUNTIMES, SCRATCH
 from harness.devices.bundle.deploy import UNPACK_TIMEOUT_S, WHERE
+from harness.devices.preflight import restore_leftovers
 from harness.devices.runtime import work_folder_of
 from harness.devices.transport import Transport, open_transport
 from harness.errors import DeviceError
@@ -57,7 +58,8 @@ def clean(profile: DeviceProfile, *, opener: Callable[[DeviceProfile], Transport
 
 
 def clean_over(profile: DeviceProfile, transport: Transport) -> Cleaned:
-    """The same over an open connection."""
+    """The same over an open connection. Settings that a dead session left changed are put back first."""
+    restore_leftovers(profile, transport)
     done = transport.run(
         ["sh", "-c", _CLEAN, "sh", work_folder_of(profile), *OWN], timeout=UNPACK_TIMEOUT_S, env=profile.environment
     )

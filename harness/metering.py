@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from harness.agent.protocol import EnergyPlan
-from harness.collectors.meters import Meter
+from harness.collectors.meters import WATCHED, Meter
 from harness.collectors.power import Choice, choose
 from harness.devices.device import Device
 from harness.errors import DeviceError
@@ -60,5 +60,12 @@ def meters_of(
 
 
 def plan_for(protocol: MeasurementProtocol, meter: Meter) -> EnergyPlan:
-    """What the agent is to do with this meter."""
-    return energy_plan(protocol, meter.channels, meter.to_json(), update_s=meter.update_s, cost_s=meter.cost_s)
+    """What the agent is to do with this meter: one that is read seldom needs windows as long as one that is slow."""
+    seldom_s = max((channel.every_s for channel in meter.channels if not _watches(channel.name)), default=0.0)
+    update_s = max(meter.update_s or 0.0, seldom_s) or None
+    return energy_plan(protocol, meter.channels, meter.to_json(), update_s=update_s, cost_s=meter.cost_s)
+
+
+def _watches(channel: str) -> bool:
+    """Whether a channel only tells if something charges."""
+    return channel.partition(" ")[0] in WATCHED

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,11 @@ from hypothesis import strategies as st
 from harness.agent.protocol import SensorChannel
 from harness.collectors.energy import Energy, Phase, energy_of, energy_of_run, joules_in, series_of
 from harness.collectors.meters import CHARGE, CURRENT_VOLTAGE, ENERGY, POWER, Meter
+from harness.collectors.power import choose
 from harness.collectors.unavailable import Unavailable
+from harness.metering import plan_for
+from harness.plan import MeasurementProtocol
+from harness.profile_parts import Power as PowerWish
 
 S = 1_000_000_000
 IDLE_S, WINDOW_S, WINDOWS, SETTLE_S = 30.0, 10.0, 5, 2.0
@@ -396,3 +402,28 @@ def test_a_trapezoid_is_exact_for_a_ramp_whatever_the_readings_times() -> None:
     assert not isinstance(series, Unavailable)
     phase = Phase("load", 0, T0 + int(1.3 * S), T0 + int(9.1 * S), 1)
     assert joules_in(series, phase) == pytest.approx(7.8 * (1.0 + 5.2), rel=1e-6)
+
+
+def test_a_phone_that_says_its_current_by_dumpsys_only() -> None:
+    """Read every five seconds; windows as long as the plan makes them for it."""
+    golden = Path(__file__).parent / "golden" / "power" / "galaxy_dumpsys_current.json"
+    survey = json.loads(golden.read_text(encoding="utf-8"))["survey"]
+    meter = choose(survey, PowerWish()).meter
+    assert meter is not None
+    plan = plan_for(MeasurementProtocol(), meter)
+    assert (plan.window_s, plan.idle_s) == (55.0, 55.0)
+    phases = phases_of(window_s=plan.window_s, idle_s=plan.idle_s)
+    power = draw(phases, 1.2, 3.6, 0.0)
+    t = ticks(phases, 0.2, 0.05, 4)
+    noise = 1 + np.random.default_rng(4).normal(0, 0.004, t.size)
+    dumps = [
+        survey["dumpsys_battery"].replace("-411", str(-round(float(watts) / 4.081 * 1000)))
+        for watts in power(t) * noise
+    ]
+    found = energy_of(meter, phases, {"battery": (t, dumps)})
+    assert isinstance(found, Energy), found
+    assert found.total_uj == pytest.approx(truth(power, phases)[0], rel=0.05)
+    plugged = [*dumps[:-1], dumps[-1].replace("USB powered: false", "USB powered: true")]
+    assert "USB supplies power" in refused(meter, phases, {"battery": (t, plugged)})
+    faked = [*dumps[:-1], "(UPDATES STOPPED -- use 'reset' to restart)\n" + dumps[-1]]
+    assert "UPDATES STOPPED" in refused(meter, phases, {"battery": (t, faked)})

@@ -18,6 +18,8 @@ from harness.collectors.unavailable import Unavailable
 # How seconds between readings of what hardly changes, and of a command, are chosen.
 STATUS_EVERY_S = 2.0
 COMMAND_EVERY_S = 5.0
+# Channels that carry no power but tell whether something charges; for a meter of its own dumpsys is "battery".
+WATCHED = ("status", "online", "dumpsys")
 DUMPSYS_BATTERY = ("/system/bin/dumpsys", "battery")
 
 POWER, CURRENT_VOLTAGE, ENERGY, CHARGE = "power", "current_voltage", "energy", "charge"
@@ -262,7 +264,7 @@ def _power_supplies(nodes: list[Node], survey: Mapping[str, Any]) -> Iterator[Fo
     if not batteries and refusal:
         yield Found("power_supply", "battery", Unavailable(f"/sys/class/power_supply cannot be read: {refusal}"))
     for node in batteries:
-        yield _battery(node, _watch(nodes, node))
+        yield _battery(node, _watch(nodes, node, dumpsys="dumpsys_battery" in survey))
 
 
 def _is_battery(node: Node) -> bool:
@@ -276,13 +278,16 @@ def _readable(node: Node, attribute: str) -> bool:
     return any(text is not None for text in node["series"].get(attribute, ()))
 
 
-def _watch(nodes: list[Node], battery: Node) -> tuple[SensorChannel, ...]:
-    """What tells whether anything charges: the battery's own status, and whether a supply is connected."""
+def _watch(nodes: list[Node], battery: Node, *, dumpsys: bool) -> tuple[SensorChannel, ...]:
+    """What tells whether anything charges: the battery's own status (else Android's), and whether a supply is connected."""
     holders = [battery, *(node for node in nodes if node is not battery and _is_battery(node))]
     status = next((node for node in holders if _readable(node, "status")), None)
     watched = [] if status is None else [(f"status {status['name']}", status, "status")]
     watched += [(f"online {n['name']}", n, "online") for n in nodes if not _is_battery(n) and _readable(n, "online")]
-    return tuple(SensorChannel(name, f"{n['folder']}/{a}", every_s=STATUS_EVERY_S) for name, n, a in watched)
+    channels = tuple(SensorChannel(name, f"{n['folder']}/{a}", every_s=STATUS_EVERY_S) for name, n, a in watched)
+    if status is None and dumpsys:
+        channels = (*channels, SensorChannel("dumpsys battery", argv=DUMPSYS_BATTERY, every_s=COMMAND_EVERY_S))
+    return channels
 
 
 def _battery(node: Node, watch: tuple[SensorChannel, ...]) -> Found:

@@ -136,6 +136,11 @@ def charging(meter: Meter, readings: Mapping[str, Sequence[str | None]]) -> Unav
             other = " and ".join(sorted(said - {"discharging"}))
             if other:
                 return Unavailable(f"the battery says {other!r}, not 'discharging'", unplug)
+        elif channel.startswith("dumpsys") and said:
+            why = _charging_by_dumpsys(texts, unplug)
+            if why is not None:
+                return why
+            told = True
         elif channel.startswith("online") and said - {"0"}:
             return Unavailable(f"{channel.partition(' ')[2]} supplies power beside the battery", unplug)
     return None if told else Unavailable("nothing tells whether the battery is being charged")
@@ -196,6 +201,8 @@ def _watched(meter: Meter, survey: Mapping[str, Any]) -> dict[str, list[str | No
     found: dict[str, list[str | None]] = {}
     for channel in meter.channels:
         what, _, name = channel.name.partition(" ")
+        if what == "dumpsys":
+            found[channel.name] = [survey.get("dumpsys_battery")]
         for node in survey["nodes"]:
             if what in ("status", "online") and node["kind"] == "power_supply" and node["name"] == name:
                 found[channel.name] = list(node["series"][what])

@@ -25,7 +25,7 @@ from harness.errors import BundleError, DeviceError, HostKeyError, SpecError
 from harness.profiles import DeviceProfile, find_profile, load_profile, profile_names, search_folders
 
 # A device that does not answer within this time is not there (see also the adb transport's own limit).
-CONNECT_TIMEOUT_S = 3.5
+CONNECT_TIMEOUT_S = 3.0
 LOOK_TIMEOUT_S = 15.0
 MODULES_TIMEOUT_S = 20.0
 ADB_SERVER_TIMEOUT_S = 1.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import stat
+import struct
 import sys
 import threading
 import time
@@ -16,7 +17,7 @@ from harness.devices.runtime import ADB_WORK_FOLDER, work_folder_of
 from harness.devices.transport import open_transport
 from harness.devices.transport.adb_choose import ServerTarget
 from harness.devices.transport.adb_keys import load_signer
-from harness.devices.transport.adb_wire import HEADER, OKAY, Packet, Pipe, ProtocolBrokenError, packed
+from harness.devices.transport.adb_wire import HEADER, OKAY, Packet, Pipe, ProtocolBrokenError, header_of
 from harness.errors import DeviceError, SpecError, TransportError
 from harness.profiles import DeviceProfile, load_profile
 
@@ -75,9 +76,9 @@ class BytesPipe(Pipe):
 
 def test_packets_are_checked() -> None:
     packet = Packet(OKAY, 1, 2, b"payload")
-    wire = packed(packet, checksum=True)
+    wire = header_of(packet, checksum=True) + packet.payload
     assert BytesPipe(wire).read_packet(checksum=True) == packet
-    assert BytesPipe(packed(packet, checksum=False)).read_packet() == packet
+    assert BytesPipe(header_of(packet, checksum=False) + packet.payload).read_packet() == packet
     with pytest.raises(ProtocolBrokenError, match="damaged"):
         BytesPipe(wire[:-1] + b"?").read_packet(checksum=True)
     with pytest.raises(ProtocolBrokenError, match="no ADB packet"):
@@ -131,6 +132,7 @@ class PretendedUsb:
 
     def __init__(self, port: int) -> None:
         self._port = port
+        self._announced = 0
 
     @classmethod
     def find_adb(cls, serial: str | None = None) -> PretendedUsb:
@@ -160,6 +162,9 @@ class PretendedUsb:
     def bulk_write(self, data: bytes, timeout_s: float) -> int:
         from adb_shell.exceptions import UsbWriteFailedError
 
+        # A transfer that does not begin with a header is the payload the header before it announced.
+        assert len(data) in (24, self._announced)
+        self._announced = struct.unpack("<6I", data)[3] if len(data) == 24 != self._announced else 0
         try:
             self._socket.sendall(data)
         except OSError as error:

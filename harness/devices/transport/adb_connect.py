@@ -9,6 +9,7 @@ import contextlib
 import socket
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -25,7 +26,7 @@ from harness.devices.transport.adb_wire import (
     Pipe,
     ProtocolBrokenError,
     WireLink,
-    packed,
+    header_of,
 )
 from harness.errors import DeviceError, TransportError
 
@@ -137,6 +138,13 @@ class UsbPipe(Pipe):
             self._transport.bulk_write(bytes(data), self._left_s(60.0))
         except UsbWriteFailedError as error:
             raise OSError(str(error)) from error
+
+    def write_packet(self, packet: Packet, *, checksum: bool, moved: Callable[[], None] = lambda: None) -> None:
+        """See Pipe. Over USB the device reads the header and the payload as transfers of their own."""
+        self.write(memoryview(header_of(packet, checksum=checksum)))
+        if packet.payload:
+            self.write(memoryview(packet.payload))
+        moved()
 
     def close(self) -> None:
         """See Pipe."""
@@ -270,7 +278,7 @@ class _Handshake:
 
     def _send(self, *fields: Any) -> None:
         # Checksums are left out only once both sides have said their version.
-        self._pipe.write(memoryview(packed(Packet(*fields), checksum=True)))
+        self._pipe.write_packet(Packet(*fields), checksum=True)
 
     def run(self) -> WireLink:
         self._send(CNXN, VERSION_SKIP_CHECKSUM, MAX_PAYLOAD_BYTES, _BANNER)

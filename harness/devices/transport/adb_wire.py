@@ -27,7 +27,7 @@ MAX_PAYLOAD_BYTES = 1 << 20
 #: A stream that nobody reads holds the device back beyond that.
 INBOX_LIMIT_BYTES = 8 << 20
 #: Written at once, so that progress shows on a slow link.
-SLICE_BYTES = 128 * 1024
+SLICE_BYTES = 256 * 1024
 JOIN_TIMEOUT_S = 0.5
 
 
@@ -44,13 +44,12 @@ class Packet(NamedTuple):
     payload: bytes = b""
 
 
-def packed(packet: Packet, *, checksum: bool) -> bytes:
-    """A packet as it goes over the wire."""
+def header_of(packet: Packet, *, checksum: bool) -> bytes:
+    """What goes before the payload."""
     total = sum(packet.payload) & 0xFFFFFFFF if checksum else 0
-    header = HEADER.pack(
+    return HEADER.pack(
         packet.command, packet.arg0, packet.arg1, len(packet.payload), total, packet.command ^ 0xFFFFFFFF
     )
-    return header + packet.payload
 
 
 class Pipe(ABC):
@@ -70,6 +69,19 @@ class Pipe(ABC):
     @abstractmethod
     def close(self) -> None:
         """End reads and writes, also those under way; harmless twice."""
+
+    def write_packet(self, packet: Packet, *, checksum: bool, moved: Callable[[], None] = lambda: None) -> None:
+        """Send a packet; `moved` is called as it gets on. Raises OSError.
+
+        Header and payload go together, but for a payload that would be costly to copy.
+        """
+        data = memoryview(packet.payload)
+        head = min(len(data), SLICE_BYTES)
+        self.write(memoryview(header_of(packet, checksum=checksum) + data[:head]))
+        moved()
+        for start in range(head, len(data), SLICE_BYTES):
+            self.write(data[start : start + SLICE_BYTES])
+            moved()
 
     def read_packet(self, *, max_payload_bytes: int = MAX_PAYLOAD_BYTES, checksum: bool = False) -> Packet:
         """The next packet. Raises ProtocolBrokenError, OSError, EOFError."""
@@ -160,18 +172,18 @@ class WireLink(Link):
     def _write(self) -> None:
         try:
             while (packet := self._outgoing.get()) is not None:
-                data = memoryview(packed(packet, checksum=self._checksum))
-                for start in range(0, len(data), SLICE_BYTES):
-                    self._pipe.write(data[start : start + SLICE_BYTES])
-                    self.progress += 1
+                self._pipe.write_packet(packet, checksum=self._checksum, moved=self._moved)
         except OSError as error:
             self._fail(error)
+
+    def _moved(self) -> None:
+        self.progress += 1
 
     def _read(self) -> None:
         try:
             while True:
                 packet = self._pipe.read_packet(checksum=self._checksum)
-                self.progress += 1
+                self._moved()
                 with self.changed:
                     self._dispatch(packet)
                     self.changed.notify_all()

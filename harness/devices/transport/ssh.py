@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from harness.profiles import DeviceProfile
 
 TRANSFER_TIMEOUT_S = 3600.0
-LARGE_BYTES = 8 << 20  # from here on openssl, which uses a CPU's SHA instructions, beats coreutils' sha256sum
 SFTP_REQUESTS = 64  # blocks in flight: without them a transfer waits a round trip per block
 
 _SHA256_PY = """
@@ -55,7 +54,6 @@ class SshTransport(Transport):
         self._sftp: asyncssh.SFTPClient | None = None
         self._has_sftp = True
         self._has_sha256sum = True
-        self._has_openssl = True
         self._link = Link(self.label, target.place, lambda: connect(target), target.connect_timeout_s + 1)
 
     @classmethod
@@ -148,7 +146,7 @@ class SshTransport(Transport):
                 if not self._transfer(self._put(path, part), f"cannot write {remote}"):
                     self._stream("cannot write", 'mkdir -p "$(dirname "$1")" && cat > "$1"', part, path.read_bytes())
                 digest = hashing.result()
-            found = self._digest_of(part, path.stat().st_size)
+            found = self._shell.quick_digest(part, path.stat().st_size) or self.sha256([part]).get(part)
             if found != digest:
                 raise TransportError(f"{self.label}: {remote} arrived damaged (sha256 {found})", transient=True)
             self._shell.must("cannot rename", 'mv -f "$1" "$2"', part, remote)
@@ -156,15 +154,6 @@ class SshTransport(Transport):
             if self._link.alive():
                 self.remove(part)
             raise
-
-    def _digest_of(self, remote: str, size_bytes: int) -> str | None:
-        """SHA-256 of a file just written, by the quickest means the device has."""
-        if size_bytes >= LARGE_BYTES and self._has_openssl:
-            code, said = self._shell.ask('openssl dgst -sha256 -r < "$1"', remote)
-            self._has_openssl = code == 0
-            if code == 0:
-                return said[:64].decode("ascii", "replace")
-        return self.sha256([remote]).get(remote)
 
     async def _get(self, remote: str, part: Path) -> bool:
         sftp = await self._open_sftp()

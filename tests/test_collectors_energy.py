@@ -367,6 +367,18 @@ def test_work_that_cannot_be_told_from_idling_has_no_dynamic_energy() -> None:
     assert "cannot be told from idling" in found.dynamic_reason
 
 
+def test_a_noisy_meter_is_not_taken_for_work() -> None:
+    phases = phases_of()
+    t = ticks(phases, 10.0, 0.1, 5)
+    told = 0
+    for seed in range(40):
+        watts = 2.0 + np.random.default_rng(seed).normal(0, 0.01, t.size)
+        found = energy_of(rail(), phases, {"power": (t, text(watts * 1e6))})
+        assert isinstance(found, Energy)
+        told += found.dynamic_uj is not None
+    assert told <= 6
+
+
 def test_a_run_that_ended_early_and_one_that_is_no_energy_run() -> None:
     phases, channels = synthetic()
     assert "ended before" in refused(rail(), phases[:3], channels)

@@ -293,12 +293,15 @@ def _energy(meter: Meter, series: Series, idle: tuple[Phase, Phase], load: Seque
     joules = [joules_in(series, phase) for phase in load]
     totals = [1e6 * j / phase.inferences for j, phase in zip(joules, load, strict=True)]
     dynamic = [1e6 * (j - idle_w * p.seconds) / p.inferences for j, p in zip(joules, load, strict=True)]
-    load_w = float(np.median([j / phase.seconds for j, phase in zip(joules, load, strict=True)]))
+    powers = np.array([j / phase.seconds for j, phase in zip(joules, load, strict=True)])
+    load_w = float(np.median(powers))
     last = load[len(load) // 2]
     step = series.step or 0.0
     # A counter may be off by a step at each end; a power by half a step throughout.
     resolution_j = step if series.counter else step * last.seconds / 2
-    told = load_w - idle_w > resolution_j / last.seconds
+    # What idling itself differs by, and what windows scatter by, cannot be told from work either.
+    scatter_w = 2 * float(powers.std(ddof=1)) / powers.size**0.5 if powers.size > 1 else 0.0
+    told = load_w - idle_w > max(resolution_j / last.seconds, abs(after - before), scatter_w)
     reason = None if told else f"the work cannot be told from idling: {load_w:.4g} W against {idle_w:.4g} W"
     return Energy(
         source=meter.label,

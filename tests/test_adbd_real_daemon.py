@@ -1,6 +1,6 @@
 """The test device answers as AOSP's own adbd does: the same requests to both, and the answers compared.
 
-`scripts/real-adbd` makes the root in which the real one runs (Debian's package of it, in namespaces of its own).
+And our ADB transport keeps its contract with the real one. `scripts/real-adbd` fetches it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import shutil
 import stat
 import struct
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,20 +19,16 @@ from pathlib import Path
 import pytest
 from adb_wire import WireClient, until
 from adbd import AdbServer, require_adb
-from sshd import free_port
+from real_adbd import CACHE, CHROOT, MOUNTS, missing, running
+from transport_contract import CONTRACT
 
+from harness.devices.transport import Transport, open_transport
 from harness.devices.transport.testing import DaemonOptions, RunningDaemon
 from harness.devices.transport.testing.shell import frame
 from harness.devices.transport.testing.wire import CLSE, OKAY, OPEN
+from harness.profiles import DeviceProfile
 
 pytestmark = pytest.mark.adb
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ondevice-harness/adbd-34"
-ADBD = "/usr/lib/android-sdk/platform-tools/adbd"
-# In the namespaces: a /proc, the host's terminals, the few devices a process needs.
-MOUNTS = "mount -t proc proc proc; mount --rbind /dev dev; "
-START = MOUNTS + f'exec env -i PATH=/bin ADBD_PORT="$1" "$2" . {ADBD}'
-
-
 NUMBERS = itertools.count()  # so that no two tests look for the same process
 
 
@@ -49,38 +44,43 @@ class Pair:
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    chroot, unshare = shutil.which("chroot", path="/usr/sbin:/usr/bin"), shutil.which("unshare")
-    if os.getuid() != 0 or chroot is None or unshare is None:
-        pytest.skip("AOSP's adbd needs root, chroot and unshare")
-    if not (CACHE / "ready").exists():
-        pytest.skip("AOSP's adbd is missing: run scripts/real-adbd")
+    if (reason := missing()) is not None:
+        pytest.skip(reason)
     root = tmp_path_factory.mktemp("real") / "root"
     shutil.copytree(CACHE, root, symlinks=True)
-    (root / "system/bin").mkdir(parents=True)
-    (root / "system/bin/sh").symlink_to("/bin/sh")  # where adbd looks for it
     (root / "bin/loop").symlink_to("loop")
-    port = free_port()
-    argv = [unshare, "--mount", "--pid", "--fork", "--kill-child", "/bin/sh", "-c", START, "sh", str(port), chroot]
-    prefix = (unshare, "--mount", "/bin/sh", "-c", MOUNTS + 'exec "$0" . /bin/sh "$@"', chroot)
+    prefix = ("unshare", "--mount", "/bin/sh", "-c", MOUNTS + ' && exec "$0" . /bin/sh "$@"', CHROOT)
     options = DaemonOptions(root=root, shell_prefix=prefix, environment={"PATH": "/bin"})
-    with (
-        (root.parent / "log").open("wb") as log,
-        subprocess.Popen(argv, cwd=root, stdin=subprocess.DEVNULL, stdout=log, stderr=log) as process,
-        RunningDaemon(options) as device,
-    ):
-        try:
-            until(lambda: listens(port))
-            yield Pair(port, device.port, root, options)
-        finally:
-            process.kill()
+    with running(root) as port, RunningDaemon(options) as device:
+        until(lambda: greets(port))
+        yield Pair(port, device.port, root, options)
 
 
-def listens(port: int) -> bool:
-    try:
-        WireClient(port).socket.close()
-    except ConnectionError:
-        return False
-    return True
+@pytest.fixture(scope="module")
+def transport(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Transport]:
+    """Our ADB transport, on a real adbd that serves this host's files."""
+    if (reason := missing()) is not None:
+        pytest.skip(reason)
+    with pytest.MonkeyPatch.context() as patch, running(Path("/")) as port:
+        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # not the user's key
+        until(lambda: greets(port))
+        values = {"name": "real", "transport": "adb", "adb_route": "direct", "host": "127.0.0.1", "port": port}
+        with open_transport(DeviceProfile.model_validate(values)) as opened:
+            yield opened
+
+
+def greets(port: int) -> bool:
+    with WireClient(port) as client, contextlib.suppress(ConnectionError):
+        client.greet()
+        return True
+    return False
+
+
+@pytest.mark.parametrize("promise", CONTRACT)
+def test_our_transport_keeps_its_contract(
+    transport: Transport, tmp_path: Path, promise: Callable[[Transport, Path], None]
+) -> None:
+    promise(transport, tmp_path)
 
 
 def both(pair: Pair, ask: Callable[[WireClient], object]) -> tuple[object, object]:

@@ -140,7 +140,8 @@ def table(loaded: LoadedSession) -> None:
     status = loaded.data.session.status
     if status != "done":
         words = {"running": "still running, or was killed", "interrupted": "interrupted", "failed": "failed"}
-        say(f"session {loaded.session_id}: {words.get(status, status)}; these are the runs that it finished")
+        go_on = f"`harness run EXPERIMENT --resume {loaded.session_id}` (or `bench …`) makes the rest"
+        say(f"session {loaded.session_id}: {words.get(status, status)}; these are the runs that it finished; {go_on}")
     typer.echo(_render(loaded if loaded.recommendations else loaded.chosen(None)), nl=False)
 
 

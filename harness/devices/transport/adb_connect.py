@@ -60,6 +60,7 @@ class TcpPipe(Pipe):
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
+        self._timed = True
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else every command waits some 40 ms
         # The daemon has no heartbeat of its own: a device that went away in silence is noticed by these.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -69,8 +70,11 @@ class TcpPipe(Pipe):
 
     def _set_timeout(self) -> None:
         if self.deadline is None:
-            self._socket.settimeout(None)
+            if self._timed:
+                self._timed = False
+                self._socket.settimeout(None)
             return
+        self._timed = True
         left = self.deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError
@@ -92,6 +96,14 @@ class TcpPipe(Pipe):
         """See Pipe."""
         self._set_timeout()
         self._socket.sendall(data)
+
+    def write_now(self, packet: Packet, *, checksum: bool) -> bytes | None:
+        """See Pipe."""
+        data = header_of(packet, checksum=checksum) + packet.payload
+        try:
+            return data[self._socket.send(data, socket.MSG_DONTWAIT) :]
+        except OSError:
+            return None  # full for now, or broken: the writing thread finds out which
 
     def close(self) -> None:
         """See Pipe."""

@@ -1,7 +1,7 @@
 """The ADB wire protocol on one connection: many streams at once, each packet acknowledged, over TCP or USB.
 
 `adb_connect.py` shakes hands and gives the pipe to a WireLink. One thread reads, one writes: so neither side can block the
-other, and an interrupt (Ctrl-C) in the caller's thread never cuts a packet in two.
+other. What is small and goes without waiting is written at once, by whoever asks: a change of threads costs more.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ MAX_PAYLOAD_BYTES = 1 << 20
 INBOX_LIMIT_BYTES = 8 << 20
 #: Written at once, so that progress shows on a slow link.
 SLICE_BYTES = 256 * 1024
+#: A packet up to that size need not wait for the writing thread when that has nothing to do.
+SMALL_BYTES = 16 * 1024
 JOIN_TIMEOUT_S = 0.5
 
 
@@ -83,6 +85,11 @@ class Pipe(ABC):
             self.write(data[start : start + SLICE_BYTES])
             moved()
 
+    def write_now(self, packet: Packet, *, checksum: bool) -> bytes | None:
+        """What is left of the packet after writing as much as goes without waiting; None where nothing went."""
+        del packet, checksum
+        return None
+
     def read_packet(self, *, max_payload_bytes: int = MAX_PAYLOAD_BYTES, checksum: bool = False) -> Packet:
         """The next packet. Raises ProtocolBrokenError, OSError, EOFError."""
         command, arg0, arg1, size, total, magic = HEADER.unpack(self.read(HEADER.size))
@@ -118,7 +125,9 @@ class WireLink(Link):
         self._streams: dict[int, WireStream] = {}
         self._abandoned: set[int] = set()
         self._last_id = 0
-        self._outgoing: queue.SimpleQueue[Packet | None] = queue.SimpleQueue()
+        self._outgoing: queue.SimpleQueue[Packet | bytes | None] = queue.SimpleQueue()
+        self._queued = 0  # counted up with `changed` held
+        self._written = 0  # counted up by the writing thread; equal: it is idle
         self._threads = [
             threading.Thread(target=work, name=f"adb {label}", daemon=True) for work in (self._read, self._write)
         ]
@@ -162,8 +171,15 @@ class WireLink(Link):
                 raise TimeoutError
 
     def put(self, packet: Packet) -> None:
-        """Send a packet, after those before it."""
-        self._outgoing.put(packet)
+        """With `changed` held: send a packet, after those before it."""
+        rest: Packet | bytes = packet
+        if self._queued == self._written and len(packet.payload) <= SMALL_BYTES:
+            left = self._pipe.write_now(packet, checksum=self._checksum)
+            if left == b"":
+                return
+            rest = packet if left is None else left
+        self._queued += 1
+        self._outgoing.put(rest)
 
     def forget(self, stream: WireStream) -> None:
         """The stream's number is not listened to any more."""
@@ -172,7 +188,11 @@ class WireLink(Link):
     def _write(self) -> None:
         try:
             while (packet := self._outgoing.get()) is not None:
-                self._pipe.write_packet(packet, checksum=self._checksum, moved=self._moved)
+                if isinstance(packet, bytes):
+                    self._pipe.write(memoryview(packet))
+                else:
+                    self._pipe.write_packet(packet, checksum=self._checksum, moved=self._moved)
+                self._written += 1
         except OSError as error:
             self._fail(error)
 

@@ -77,10 +77,11 @@ def make_root(folder: Path, arch: str, applets: Sequence[str] = APPLETS) -> Path
 
 
 class RootTransport(LocalTransport):
-    """`fails_after`: pushes before the connection is lost, for a while."""
+    """`cpu`: what qemu-user plays; its default has more than any real one. `fails_after`: pushes before the connection is lost, for a while."""
 
-    def __init__(self, root: Path, **settings: str) -> None:
+    def __init__(self, root: Path, cpu: str = "", **settings: str) -> None:
         super().__init__("root")
+        self.cpu = cpu
         self.root, self.work, self.settings = root, root.parent / "work", settings
         self.pushed: list[str] = []
         self.fails_after: int | None = None
@@ -98,7 +99,7 @@ class RootTransport(LocalTransport):
         inside = list(argv)
         if (self.root / "bin" / "qemu").exists() and "/ld-linux" in inside[0]:
             inside = ["/bin/qemu", *inside]
-        words = [f"{key}={value}" for key, value in {"PATH": "/bin", **(env or {})}.items()]
+        words = [f"{key}={value}" for key, value in {"PATH": "/bin", "QEMU_CPU": self.cpu, **(env or {})}.items()]
         enter = ["/bin/env", "-i", *words, "/bin/sh", "-c", 'cd "$0" && exec "$@"', cwd or "/", *inside]
         settings = {"WITH_SYS": "", "CPUINFO": "", "NOEXEC": "", **self.settings}
         outside = [

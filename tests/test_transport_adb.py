@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -100,6 +101,28 @@ def test_contract(check: Callable[[Transport, Path], None], shared: Transport, t
     ids=["checksums", "first_shell_v2"],
 )
 def test_contract_with_an_old_daemon(options: DaemonOptions, tmp_path: Path) -> None:
+    with RunningDaemon(options) as device, open_transport(profile_of(device, "direct")) as transport:
+        for check in CONTRACT:
+            folder = tmp_path / check.__name__
+            folder.mkdir()
+            check(transport, folder)
+
+
+TOOLS = ("cat", "chmod", "head", "mkdir", "mv", "pwd", "rm", "sha256sum", "sleep", "stat", "touch", "true")
+
+
+@pytest.mark.parametrize(("shell", "tools"), [("mksh", "toybox"), ("busybox", "busybox")])
+def test_contract_with_a_phones_and_a_guests_shell_and_tools(shell: str, tools: str, tmp_path: Path) -> None:
+    """Android has mksh and toybox, small guests busybox: no other program may be needed there."""
+    found = {name: shutil.which(name) for name in (shell, tools)}
+    if None in found.values():
+        pytest.skip(f"{shell} or {tools} is missing: install Debian's packages mksh, toybox, busybox-static")
+    (tmp_path / "bin").mkdir()
+    for name in (*TOOLS, "sh"):
+        (tmp_path / "bin" / name).symlink_to(str(found[shell if name == "sh" else tools]))
+    options = DaemonOptions(
+        shell_prefix=(str(tmp_path / "bin" / "sh"),), environment={"PATH": str(tmp_path / "bin")}, children_survive=True
+    )
     with RunningDaemon(options) as device, open_transport(profile_of(device, "direct")) as transport:
         for check in CONTRACT:
             folder = tmp_path / check.__name__

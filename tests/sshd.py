@@ -29,6 +29,7 @@ KbdInteractiveAuthentication no
 MaxStartups 100
 LogLevel VERBOSE
 {subsystem}
+{extra}
 """
 
 
@@ -52,6 +53,7 @@ class Sshd:
     def __init__(self, folder: Path, *, sftp: bool = True) -> None:
         self.folder = folder
         self.sftp = sftp
+        self.extra = ""  # more lines of configuration
         self.port = free_port()
         self.user = pwd.getpwuid(os.getuid()).pw_name
         self.known_hosts = folder / "known_hosts"
@@ -70,6 +72,7 @@ class Sshd:
                 folder=self.folder,
                 host_keys="\n".join(f"HostKey {self.folder}/host_{kind}" for kind in self.host_public),
                 subsystem="Subsystem sftp internal-sftp" if self.sftp else "",
+                extra=self.extra,
             ),
             encoding="utf-8",
         )

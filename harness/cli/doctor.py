@@ -25,7 +25,9 @@ def _energy(device: Device) -> Check:
     reason = choice.reason or "no meter can be believed"
     for meter, why in choice.rejected:
         reason += f"; {meter}: {why}"
-    return Check("energy", "skipped" if quiet else "warning", reason, choice.remedy or "an external meter")
+    if quiet:
+        return Check("energy", "skipped", reason)
+    return Check("energy", "warning", reason, choice.remedy or "an external meter")
 
 
 @guarded

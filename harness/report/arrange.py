@@ -173,18 +173,23 @@ def absences(rows: Iterable[Row]) -> list[str]:
         if not column.special or has_value(column, rows)
     }
     found: dict[tuple[str, str], list[str]] = {}  # column and reason → labels
+    places: dict[tuple[str, str], dict[str, None]] = {}  # column and reason → devices
     for row in rows:
         for entry in row.null_reasons:
             name, _, reason = entry.partition(":")
             column = by_field.get(name.strip())
             if column is not None:
                 labels = found.setdefault((plain_header(column), clean(reason)), [])
+                places.setdefault((plain_header(column), clean(reason)), {})[clean(row.device)] = None
                 if variant_label(row) not in labels:
                     labels.append(variant_label(row))
     total = len({variant_label(row) for row in rows})
+    devices = len({clean(row.device) for row in rows})
     merged: dict[tuple[str, str], list[str]] = {}  # reason and who → columns
     for (header, reason), labels in found.items():
-        merged.setdefault((reason, name_some(labels, total)), []).append(header)
+        at = list(places[header, reason])
+        where = f" on {', '.join(at)}" if len(at) < devices else ""
+        merged.setdefault((reason, name_some(labels, total) + where), []).append(header)
     return [f"{', '.join(headers)}: {reason} ({who})" for (reason, who), headers in merged.items()]
 
 

@@ -111,7 +111,9 @@ class DeviceProfile(BaseModel):
         default=None, description="For a device that the harness starts and stops itself."
     )
     environment: dict[str, str] = Field(default_factory=dict, description="Environment variables for the agent.")
-    connect_timeout_s: float = Field(default=10.0, gt=0, le=120, description="Seconds to wait for a connection.")
+    connect_timeout_s: float = Field(
+        default=4.0, gt=0, le=120, description="Seconds to wait for a connection; more for a device far away or very slow."
+    )
 
     @model_validator(mode="after")
     def _check(self) -> DeviceProfile:

@@ -19,6 +19,7 @@ from harness.devices import discovery
 from harness.devices.capture import golden_case
 from harness.devices.discovery import Found, adb_devices, discover, emulators, missing_for, own_profiles, probe
 from harness.devices.look import Look
+from harness.devices.preflight.journal import new_entry
 from harness.devices.transport.base import Completed
 from harness.devices.transport.fake import Call, FakeTransport, Script
 from harness.devices.transport.testing import DaemonOptions, RunningDaemon
@@ -205,6 +206,21 @@ def test_the_command_cleans_a_device_and_touches_nothing_else(home: Path, tmp_pa
     assert "sessions" in done.stdout
     (work / "mine").rmdir()
     assert json.loads(harness("devices", "clean", "here", "--json").stdout)["removed"] == ["."]
+    assert not work.exists()
+
+
+def test_a_device_that_a_session_measures_on_is_not_cleaned(home: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    (work / "sessions" / "now").mkdir(parents=True)
+    (home / "here.yaml").write_text(f"transport: local\nwork_folder: {work}\n")
+    entry = new_entry(load_profile("here"), token="abc", session="now", undo=(), knobs={}, sign=None)
+    entry.write()
+    done = harness("devices", "clean", "here")
+    assert done.exit_code == 3
+    assert "session now is measuring there" in done.stderr
+    assert (work / "sessions" / "now").is_dir()
+    entry.remove()
+    assert harness("devices", "clean", "here").exit_code == 0
     assert not work.exists()
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from harness.devices.bundle.archive import RUNTIMES, SCRATCH
 from harness.devices.bundle.deploy import UNPACK_TIMEOUT_S, WHERE
 from harness.devices.preflight import restore_leftovers
+from harness.devices.preflight.journal import entries
 from harness.devices.runtime import work_folder_of
 from harness.devices.transport import Transport, open_transport
 from harness.errors import DeviceError
@@ -58,7 +59,16 @@ def clean(profile: DeviceProfile, *, opener: Callable[[DeviceProfile], Transport
 
 
 def clean_over(profile: DeviceProfile, transport: Transport) -> Cleaned:
-    """The same over an open connection. Settings that a dead session left changed are put back first."""
+    """The same over an open connection. Settings that a dead session left changed are put back first.
+
+    Refused while a session of this host is measuring there: its files would go too.
+    """
+    busy = [entry for entry in entries(profile) if entry.alive]
+    if busy:
+        raise DeviceError(
+            f"{profile.name}: session {busy[0].session} is measuring there (process {busy[0].pid} of this host)",
+            remedy="wait until it has ended, or end it with Ctrl-C",
+        )
     restore_leftovers(profile, transport)
     done = transport.run(
         ["sh", "-c", _CLEAN, "sh", work_folder_of(profile), *OWN], timeout=UNPACK_TIMEOUT_S, env=profile.environment

@@ -213,7 +213,7 @@ def test_a_device_that_a_session_measures_on_is_not_cleaned(home: Path, tmp_path
     work = tmp_path / "work"
     (work / "sessions" / "now").mkdir(parents=True)
     (home / "here.yaml").write_text(f"transport: local\nwork_folder: {work}\n")
-    entry = new_entry(load_profile("here"), token="abc", session="now", undo=(), knobs={}, sign=None)
+    entry = new_entry(load_profile("here"), token="abc", session="now", undo=(), knobs={}, sign=None)  # noqa: S106 - part of a file name
     entry.write()
     done = harness("devices", "clean", "here")
     assert done.exit_code == 3

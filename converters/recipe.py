@@ -269,7 +269,7 @@ def matrix(formats: Iterable[str] | None = None) -> tuple[Recipe, ...]:
 
 
 def hint(word: object, known: Iterable[str]) -> str:
-    """ "; did you mean …?" where a known word is near, else nothing."""
+    """Words that ask "did you mean …?" where a known word is near, else none."""
     close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
 

@@ -161,7 +161,8 @@ class Measuring:
             self.tell(COOLING, f"{what}: {words}", device=name, engine=work.engine)
 
         try:
-            carry_out(device, work, outcome, retrying=retrying, cool=lambda: device.cool_down(self.pause, cooling))
+            with device.awake():
+                carry_out(device, work, outcome, retrying=retrying, cool=lambda: device.cool_down(self.pause, cooling))
         finally:
             # Also on the way out of an interruption: what was measured until then is kept.
             run = self._store(device, work, outcome, retries=retries)

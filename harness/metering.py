@@ -51,7 +51,8 @@ def meters_of(
     found: dict[str, Meter] = {}
     for name in sorted(set(wanted)):
         device = devices[name]
-        choice = choose_meter(device)
+        with device.awake():
+            choice = choose_meter(device)
         device.record = replace(device.record, facts={**device.record.facts, "power": choice.facts()})
         store.add_device(session_id, device.record)
         if choice.meter is not None:

@@ -199,6 +199,7 @@ def _connect(
             on_event(Event(UNREACHABLE, str(error), 0, 0, device=profile.name))
         else:
             devices[profile.name] = device
+            device.rest()
             records.append(device.record)
             on_event(
                 Event(CONNECTED, f"{profile.name}: {device.record.facts.get('cpu', '')}", 0, 0, device=profile.name)

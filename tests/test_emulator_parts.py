@@ -387,3 +387,28 @@ def test_a_root_that_cannot_be_made_is_refused() -> None:
         start_emulator(profile.model_copy(update={"work_folder": "/home/x"}))
     with pytest.raises(DeviceError, match="is no emulator"):
         start_emulator(DeviceProfile(name="here", transport="local"))
+
+
+def test_an_emulator_stands_still_between_jobs_and_ends_all_the_same() -> None:
+    def state() -> str:
+        pid = (instance.folder / "pid").read_text(encoding="ascii").strip()
+        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
+
+    def becomes(letters: str) -> bool:
+        deadline = time.monotonic() + 5
+        while state() not in letters and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return state() in letters
+
+    instance = Instance("still")
+    instance.signal(signal.SIGSTOP)  # nothing runs yet: nothing happens
+    try:
+        instance.start(["sleep", "60"])
+        instance.signal(signal.SIGSTOP)
+        assert becomes("T")
+        instance.signal(signal.SIGCONT)
+        assert becomes("SR")
+        instance.signal(signal.SIGSTOP)
+    finally:
+        instance.remove()
+    assert not instance.alive

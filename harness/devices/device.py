@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -152,6 +153,21 @@ class Device:
         shell = shell_of(self.profile, self.transport)
         return cool_down(limits, lambda: read_temperatures(shell, limits.sensors), pause=pause, tell=tell)
 
+    def rest(self) -> None:
+        """Let an emulator stand still until it is asked again."""
+        if self._emulator is not None:
+            self._emulator.rest()
+
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """For as long as something is done on it; an emulator rests before and after."""
+        if self._emulator is not None:
+            self._emulator.wake()
+        try:
+            yield
+        finally:
+            self.rest()
+
     def reopen(self) -> None:
         """Connect anew after a lost connection; the device may have been restarted since, and lost files. Raises DeviceError."""
         self.transport.close()
@@ -285,6 +301,8 @@ class Device:
     def close(self) -> None:
         """Put back and clean up on the device, and let go of it. Raises TransportError when that could not be done: then the
         next to open the device does it."""
+        if self._emulator is not None:
+            self._emulator.wake()
         try:
             self.preflight.restore(self.transport)
             self._ask(

@@ -25,6 +25,12 @@ class RunningEmulator(Protocol):
     def revive(self) -> DeviceProfile:
         """Start it again if it has died; how to reach it now. Raises DeviceError."""
 
+    def rest(self) -> None:
+        """Let it stand still: an idle guest too takes time from what is measured on the same host. Harmless twice."""
+
+    def wake(self) -> None:
+        """Let it go on. Harmless when it never rested."""
+
     def stop(self) -> None:
         """End it and remove what it left. Harmless twice, and after it has died."""
 

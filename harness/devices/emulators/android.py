@@ -73,6 +73,12 @@ class AndroidEmulator:
         self._boot()
         return self.profile
 
+    def rest(self) -> None:
+        """See RunningEmulator. Left running: its own services would take a pause for a hang."""
+
+    def wake(self) -> None:
+        """See RunningEmulator. It never rests."""
+
     def stop(self) -> None:
         """See RunningEmulator. Nothing but the snapshot of the first boot is saved."""
         if self._instance.alive:

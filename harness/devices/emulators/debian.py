@@ -25,12 +25,15 @@ from harness.errors import DeviceError
 log = logging.getLogger(__name__)
 
 SUITE = "bookworm"
-MIRROR = "http://deb.debian.org/debian"  # apt verifies the signed index, so the transport need not be trusted
+MIRROR_VARIABLE = "HARNESS_DEBIAN_MIRROR"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 ARCH_OF_MACHINE = {"aarch64": "arm64", "armv7l": "armhf", "x86_64": "amd64"}
 TRIPLET_OF_MACHINE = {"aarch64": "aarch64-linux-gnu", "armv7l": "arm-linux-gnueabihf", "x86_64": "x86_64-linux-gnu"}
 INDEX_MAX_AGE_S = 24 * 3600.0
 APT_TIMEOUT_S = 1800.0
+_NO_MIRROR = (
+    f"set {MIRROR_VARIABLE} to the address of a Debian mirror: an emulator's first start fetches packages from there"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +101,33 @@ def _download(folder: Path, arch: str, packages: Sequence[str]) -> None:
     part.rmdir()
 
 
+def _mirror() -> str:
+    """The mirror that the user names, or else the one this host's own apt gets the suite from. Raises DeviceError.
+
+    apt verifies the signed index, so that the way to it need not be trusted.
+    """
+    named = os.environ.get(MIRROR_VARIABLE)
+    if named:
+        return named
+    argv = ["apt-get", "indextargets", "--format", "$(RELEASE) $(REPO_URI)", "Created-By: Packages"]
+    try:
+        said = subprocess.run(argv, capture_output=True, text=True, errors="replace", timeout=60, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise DeviceError(f"apt does not tell its sources: {error}", remedy=_NO_MIRROR) from error
+    for line in said.splitlines():
+        suite, _, uri = line.strip().partition(" ")
+        if suite == SUITE and uri:
+            return uri
+    raise DeviceError(f"this host's apt sources have no Debian {SUITE}", remedy=_NO_MIRROR)
+
+
 def _configure(folder: Path, arch: str) -> Path:
     """Write a configuration in which nothing is the host's; its path."""
     for name in ("lists/partial", "archives/partial", "sources"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / "status").touch()
     (folder / "sources" / "debian.sources").write_text(
-        f"Types: deb\nURIs: {os.environ.get('HARNESS_DEBIAN_MIRROR') or MIRROR}\nSuites: {SUITE}\nComponents: main\n"
-        f"Signed-By: {KEYRING}\n",
+        f"Types: deb\nURIs: {_mirror()}\nSuites: {SUITE}\nComponents: main\nSigned-By: {KEYRING}\n",
         encoding="utf-8",
     )
     config = folder / "apt.conf"
@@ -150,7 +172,7 @@ def _apt(config: Path, cwd: Path, argv: list[str], packages: Sequence[str]) -> s
         debs = config.parent / "debs"
         raise DeviceError(
             f"cannot fetch the Debian packages {', '.join(packages)}: {words}",
-            remedy="the first start of an emulator needs a connection to a Debian mirror (HARNESS_DEBIAN_MIRROR names"
+            remedy=f"the first start of an emulator needs a connection to a Debian mirror ({MIRROR_VARIABLE} names"
             f" another), or put the .deb files into {debs}",
         )
     return done.stdout

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -73,6 +74,15 @@ class Instance:
     def alive(self) -> bool:
         """Whether the emulator's process runs."""
         return self._watcher is not None and self._watcher.poll() is None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send the emulator's processes a signal; none is sent when it does not run."""
+        try:
+            pid = int((self.folder / "pid").read_text(encoding="ascii"))
+            if self.alive:
+                os.killpg(pid, number)
+        except (FileNotFoundError, ProcessLookupError, ValueError):
+            return  # not started yet, or just ended
 
     @property
     def exit_code(self) -> int | None:

@@ -8,6 +8,7 @@ What a guest needs beyond that (kernel modules with their parameters, packages, 
 from __future__ import annotations
 
 import logging
+import signal
 import subprocess
 import time
 from typing import TYPE_CHECKING
@@ -81,6 +82,14 @@ class QemuSystem:
                 return self.profile
         self._boot()
         return self.profile
+
+    def rest(self) -> None:
+        """See RunningEmulator. A guest that counts instructions never idles: its clock runs ahead as fast as the host can."""
+        self._instance.signal(signal.SIGSTOP)
+
+    def wake(self) -> None:
+        """See RunningEmulator."""
+        self._instance.signal(signal.SIGCONT)
 
     def stop(self) -> None:
         """See RunningEmulator."""

@@ -73,6 +73,12 @@ class QemuUser:
             self._start()
         return self.profile
 
+    def rest(self) -> None:
+        """See RunningEmulator. It has no kernel that ticks: what does not run takes no time."""
+
+    def wake(self) -> None:
+        """See RunningEmulator. It never rests."""
+
     def stop(self) -> None:
         """See RunningEmulator."""
         self._instance.remove()

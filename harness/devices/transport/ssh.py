@@ -69,6 +69,8 @@ class SshTransport(Transport):
             identity_file=profile.identity_file,
             known_hosts=profile.known_hosts,
             connect_timeout_s=profile.connect_timeout_s,
+            # A guest of our own rests between its jobs, and when it ends, so does its connection.
+            keepalive=profile.emulator is None,
         )
         return cls(target, python=profile.python or "python3")
 

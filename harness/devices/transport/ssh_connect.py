@@ -33,6 +33,7 @@ class Target:
     identity_file: str | None = None
     known_hosts: str | None = None
     connect_timeout_s: float = 10.0
+    keepalive: bool = True
 
     @property
     def place(self) -> str:
@@ -126,7 +127,7 @@ def _options(target: Target, keys: _HostKeys) -> dict[str, Any]:
         # First, as most CPUs have instructions for it: through asyncssh it sends a third faster than ChaCha20.
         "encryption_algs": "^aes128-gcm@openssh.com,aes256-gcm@openssh.com",
         "compression_algs": "none",  # weights do not compress, and a board's CPU is being measured
-        "keepalive_interval": KEEPALIVE_INTERVAL_S,
+        "keepalive_interval": KEEPALIVE_INTERVAL_S if target.keepalive else 0,
         "keepalive_count_max": KEEPALIVE_COUNT,
         "connect_timeout": target.connect_timeout_s,
         "login_timeout": target.connect_timeout_s,

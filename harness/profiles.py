@@ -112,7 +112,10 @@ class DeviceProfile(BaseModel):
     )
     environment: dict[str, str] = Field(default_factory=dict, description="Environment variables for the agent.")
     connect_timeout_s: float = Field(
-        default=4.0, gt=0, le=120, description="Seconds to wait for a connection; more for a device far away or very slow."
+        default=4.0,
+        gt=0,
+        le=120,
+        description="Seconds to wait for a connection; more for a device far away or very slow.",
     )
 
     @model_validator(mode="after")

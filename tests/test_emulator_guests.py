@@ -215,7 +215,8 @@ def test_a_root_that_died_comes_back_with_its_files(start: Start) -> None:
 
 
 def test_a_32_bit_root_gives_a_row(start: Start) -> None:
-    store = measured(start("qemu-armhf").profile)
+    # The static int8 model crashes tflite-runtime 2.14 there (SIGSEGV while loading): see the profile's quirks.
+    store = measured(start("qemu-armhf").profile, MODELS[:1])
     (device,) = store.devices.values()
     assert device.facts["machine"] == "armv7l"
 

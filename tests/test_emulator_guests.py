@@ -111,6 +111,8 @@ def test_an_arm64_guest_answers_ssh_with_the_key_known_before(start: Start, tmp_
     (tmp_path / "known_hosts").write_text(known_hosts_line(profile.port or 0, other), encoding="ascii")
     with pytest.raises(HostKeyError, match="CHANGED"):
         open_transport(profile.model_copy(update={"known_hosts": str(tmp_path / "known_hosts")}))
+    with pytest.raises(HostKeyError, match="is unknown"):
+        open_transport(profile.model_copy(update={"known_hosts": str(tmp_path / "none")}))
     code, said = sh(profile, f"ls {profile.work_folder}/{RUNTIMES}")
     assert (code, said) == (0, built("aarch64", "litert").digest), "the bundle is there before anything was pushed"
 

@@ -17,6 +17,7 @@ import asyncssh
 from harness.errors import DeviceError, HostKeyError, TransportError
 
 DEFAULT_PORT = 22
+_USUAL_KEYS = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "rsa-sha2-512", "rsa-sha2-256")
 
 # A link that brings nothing for that long counts as lost.
 KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT = 10.0, 3
@@ -150,12 +151,14 @@ async def connect(target: Target) -> asyncssh.SSHClientConnection:
             try:
                 return await asyncssh.connect(**_options(target, keys))
             except (asyncssh.KeyExchangeFailed, asyncssh.ConnectionLost, ConnectionResetError):
-                # With a key on record only its type is asked for; a host that has none of it ends the talk. Asked for
-                # any, it shows its key.
-                if keys.on_record and keys.offered is None:
-                    keys.offered = await asyncssh.get_server_host_key(target.host, target.port or ())
+                # With a key on record only its type is asked for, and a host that has none of it ends the talk; without one
+                # every type there is, and Dropbear ends it at so long a list. Asked for the usual ones, a host shows its key.
+                if keys.offered is None:
+                    keys.offered = await asyncssh.get_server_host_key(
+                        target.host, target.port or (), server_host_key_algs=_USUAL_KEYS
+                    )
                     if keys.offered is not None and keys.offered not in keys.on_record:
-                        raise keys.error("its key is of another type") from None
+                        raise keys.error("its key is not the one on record") from None
                 raise
     except asyncssh.HostKeyNotVerifiable as error:
         raise keys.error(error.reason) from None

@@ -7,6 +7,7 @@ HarnessError
 │   ├── TransportError     connection, upload, download, time-out
 │   ├── HostKeyError       an SSH host key is unknown or has changed
 │   └── BundleError        a runtime bundle cannot be built, read or unpacked
+│       └── PackageGoneError   no mirror has a locked package any more
 ├── MeasurementError   the agent or an engine failed on one variant; becomes a failed row
 └── StoreError         the session store cannot be written now: disk full, locked (exit code 3)
 """
@@ -57,6 +58,10 @@ class HostKeyError(DeviceError):
 
 class BundleError(DeviceError):
     """A runtime bundle cannot be built, read or unpacked: a package is gone, a download is damaged, a tool is missing."""
+
+
+class PackageGoneError(BundleError):
+    """No mirror has a locked package any more, or none can be reached."""
 
 
 class MeasurementError(HarnessError):

@@ -11,6 +11,7 @@ import sys
 import tarfile
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -30,7 +31,7 @@ from harness.devices.bundle.trim import EVERYWHERE, OF_PACKAGE, STDLIB, left_out
 from harness.devices.transport.base import Completed
 from harness.devices.transport.fake import Call, FakeTransport
 from harness.devices.transport.local import LocalTransport
-from harness.errors import BundleError, DeviceError, SpecError
+from harness.errors import BundleError, DeviceError, PackageGoneError, SpecError
 from harness.profiles import DeviceProfile
 
 
@@ -446,3 +447,23 @@ def test_the_manifest_is_plain_json() -> None:
         data = files[MANIFEST].read_bytes()
     assert hashlib.sha256(data).hexdigest() == bundle.digest
     assert json.load(io.BytesIO(data)) == bundle.manifest
+
+
+def test_an_emulator_gets_a_bundle_also_when_mirrors_dropped_a_locked_version(monkeypatch, tmp_path) -> None:
+    from harness.devices.bundle import build
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    asked, told = [], []
+
+    def build_bundle(order, out=None, tell=None):
+        asked.append(order)
+        if not order.unlocked:
+            raise PackageGoneError("libc6 2.36 (arm64) cannot be had")
+        return SimpleNamespace(path=tmp_path / "made")
+
+    monkeypatch.setattr(build, "build_bundle", build_bundle)
+    assert build.ensure_bundle(build.Order("aarch64"), told.append).path == tmp_path / "made"
+    assert [order.unlocked for order in asked] == [False, True]
+    assert "today's versions" in told[0]
+    with pytest.raises(PackageGoneError):  # whoever names a lock means it
+        build.ensure_bundle(build.Order("aarch64", lock=build.lock_path(build.arch_of("aarch64"))))

@@ -16,7 +16,7 @@ from harness.devices.bundle.lock import Package
 from harness.devices.bundle.places import downloads_folder, scratch_folder
 from harness.devices.bundle.spec import DEBIAN_ROOTS, DEBIAN_SKIPPED, Arch
 from harness.devices.bundle.tools import call, sha256_of
-from harness.errors import BundleError
+from harness.errors import BundleError, PackageGoneError
 
 _HELPER = "/usr/lib/apt/apt-helper"
 _FIELDS = ("Package", "Version", "Filename", "SHA256", "Size", "Depends")
@@ -163,7 +163,7 @@ def _download(apt: Apt, roots: list[str], package: Package, folder: Path) -> Non
         roots.remove(root)
         roots.insert(0, root)
         return
-    raise BundleError(
+    raise PackageGoneError(
         f"{package.name} {package.version} ({apt.arch.debian}) cannot be had from your apt sources: {words}",
         remedy="a mirror drops a version when a newer one comes out: `harness bundle lock --arch "
         f"{apt.arch.name}` locks today's versions, `harness bundle build --unlocked` takes them once",

@@ -70,5 +70,5 @@ def test_an_agent_whose_circle_is_broken_says_so(tmp_path: Path) -> None:
 
 def test_a_place_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AgentError) as caught:
-        Turns(Turn(str(tmp_path / "missing"), 0, 2, 1.0))
+        Turns(Turn(str(tmp_path / "missing" / "too"), 0, 2, 1.0))
     assert caught.value.kind == "job"

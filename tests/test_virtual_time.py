@@ -177,6 +177,12 @@ class Started:
     def revive(self) -> DeviceProfile:
         return self.profile
 
+    def rest(self) -> None:
+        pass
+
+    def wake(self) -> None:
+        pass
+
     def stop(self) -> None:
         pass
 

@@ -32,10 +32,10 @@ _BITS = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "f64": "float64
 
 def read_base(source: Source) -> tuple[Any, list[str]]:
     """The base as a float32 `ov.Model` with a free batch where that holds, and notes. Raises ToolError."""
-    import openvino as ov
+    from openvino.tools.ovc import convert_model  # `openvino` itself has it only where it could import it
 
     try:
-        fixed = ov.convert_model(str(source.saved_model))
+        fixed = convert_model(str(source.saved_model))
     except Exception as error:
         raise ToolError(f"OpenVINO could not convert the SavedModel: {one_line(error)}") from error
     _keep_mean_dimensions(fixed)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import logging
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -19,6 +20,8 @@ from harness.errors import DeviceError, TransportError
 
 _T = TypeVar("_T")
 
+log = logging.getLogger(__name__)
+
 CHUNK_BYTES = 256 * 1024
 START_TIMEOUT_S = 30.0
 KILL_TIMEOUT_S = 5.0
@@ -30,6 +33,8 @@ class LoopThread:
 
     def __init__(self, name: str) -> None:
         self._loop = asyncio.new_event_loop()
+        # What a broken connection leaves behind has been told by the call that broke with it.
+        self._loop.set_exception_handler(lambda _loop, context: log.debug("ssh %s: %s", name, context.get("message")))
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"ssh {name}", daemon=True)
         self._thread.start()
 

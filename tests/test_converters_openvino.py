@@ -84,14 +84,13 @@ def test_a_batch_of_one_in_the_target_of_a_reshape_is_set_free():
 
 
 def test_a_batch_that_cannot_be_set_free_stays_at_one_and_the_note_says_why(tmp_path, monkeypatch):
-    import openvino as ov
     from openvino import opset13 as ops
 
     x = named(ops.parameter([1, 6], np.float32, "x"), "x")
     rows = ops.reshape(x, ops.constant(np.array([6], np.int64)), False)
     model = model_of(named(ops.reshape(rows, ops.constant(np.array([2, 3], np.int64)), False), "y"), x)
     source = source_of(tmp_path, model, rows=1)
-    monkeypatch.setattr(ov, "convert_model", lambda _path: model)
+    monkeypatch.setattr("openvino.tools.ovc.convert_model", lambda _path: model)
     fixed, (note,) = read_base(source)
     assert fixed.inputs[0].get_partial_shape()[0] == 1
     assert note.startswith("the batch is fixed at 1")
@@ -99,14 +98,13 @@ def test_a_batch_that_cannot_be_set_free_stays_at_one_and_the_note_says_why(tmp_
 
 def test_a_free_batch_with_other_numbers_is_refused(tmp_path, monkeypatch):
     """The mean over all rows is right for one row only: OpenVINO runs it with many, and the check rows tell."""
-    import openvino as ov
     from openvino import opset13 as ops
 
     x = named(ops.parameter([1, 4], np.float32, "x"), "x")
     mean = ops.reduce_mean(x, ops.constant(np.array([0], np.int64)), keep_dims=True)
     model = model_of(named(ops.add(x, mean), "y"), x)
     source = source_of(tmp_path, model)
-    monkeypatch.setattr(ov, "convert_model", lambda _path: model)
+    monkeypatch.setattr("openvino.tools.ovc.convert_model", lambda _path: model)
     fixed, (note,) = read_base(source)
     assert fixed.inputs[0].get_partial_shape()[0] == 1
     assert "off by" in note
@@ -223,7 +221,6 @@ def test_items_are_row_numbers_and_each_gets_its_own_score(tmp_path):
 @pytest.fixture
 def toolchain(tmp_path, monkeypatch):
     """A toolchain around a small convolutional network built from OpenVINO operations."""
-    import openvino as ov
     from openvino import opset13 as ops
 
     x = named(ops.parameter([1, 3, 8, 8], np.float32, "x"), "x")
@@ -233,7 +230,7 @@ def toolchain(tmp_path, monkeypatch):
     model = model_of(named(ops.matmul(flat, ops.constant(random(288, 4, seed=6)), False, False), "y"), x)
     plain = source_of(tmp_path / "plain", model)
     source = source_of(tmp_path / "source", model, labels=plain.check_rows()[1]["y"].argmax(1), task="classification")
-    monkeypatch.setattr(ov, "convert_model", lambda _path: model.clone())
+    monkeypatch.setattr("openvino.tools.ovc.convert_model", lambda _path: model.clone())
     return OpenvinoToolchain(source, 0), source
 
 
@@ -305,13 +302,12 @@ def test_parameters_of_static_recipes_reach_nncf(toolchain, tmp_path):
 
 @pytest.mark.convert
 def test_nothing_to_compress_is_a_reason(tmp_path, monkeypatch):
-    import openvino as ov
     from openvino import opset13 as ops
 
     x = named(ops.parameter([1, 3], np.float32, "x"), "x")
     model = model_of(named(ops.sigmoid(x), "y"), x)
     source = source_of(tmp_path / "source", model)
-    monkeypatch.setattr(ov, "convert_model", lambda _path: model.clone())
+    monkeypatch.setattr("openvino.tools.ovc.convert_model", lambda _path: model.clone())
     chain = OpenvinoToolchain(source, 0)
     for name in ("weight_only_wi8_afp32", "weight_only_wi4_afp32", "static_wi8_ai8"):
         folder = tmp_path / name

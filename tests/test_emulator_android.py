@@ -18,6 +18,8 @@ from harness.devices.transport.fake import Call, FakeTransport, Script
 from harness.errors import DeviceError, TransportError
 from harness.profiles import DeviceProfile, load_profile
 
+pytestmark = pytest.mark.slow  # many real processes: not in the part that ends within a minute
+
 EMULATOR = """#!/bin/sh
 here=$(dirname "$0")/..
 if [ "$1" = -list-avds ]; then echo "INFO | Storing crashdata in: /tmp"; cat "$here/avds" 2>/dev/null; exit 0; fi

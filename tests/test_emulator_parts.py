@@ -24,6 +24,8 @@ from harness.devices.emulators.instance import Instance, free_port, sweep
 from harness.errors import DeviceError, SpecError
 from harness.profiles import DeviceProfile, load_profile
 
+pytestmark = pytest.mark.slow  # many real processes: not in the part that ends within a minute
+
 NAMES = (
     "qemu-arm64",
     "qemu-arm64-icount",

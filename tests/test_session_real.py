@@ -56,6 +56,7 @@ def wait_until_empty(folder: Path) -> list[int]:
     return agents_in(folder)
 
 
+@pytest.mark.slow
 def test_a_local_session_with_the_real_agent(tmp_path: Path) -> None:
     store = MemoryStore()
     files = ("tiny_fp32.tflite", "tiny_int8.tflite")

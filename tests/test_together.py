@@ -20,6 +20,8 @@ from harness.runner import run_session
 from harness.store import Store
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is missing: install the extra 'onnx'")
+pytestmark = pytest.mark.slow  # many real processes: not in the part that ends within a minute
+
 FILES = ("tiny.onnx", "tiny_qdq.onnx")
 
 

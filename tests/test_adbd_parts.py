@@ -33,6 +33,9 @@ STAT_2 = struct.Struct("<4sIQQIIIIQqqq")
 DENT_2 = struct.Struct("<4sIQQIIIIQqqqI")
 
 
+pytestmark = pytest.mark.adb
+
+
 @given(st.binary(max_size=3000))
 def test_the_checksum_is_the_sum_of_the_bytes(payload: bytes) -> None:
     assert checksum(payload) == sum(payload)

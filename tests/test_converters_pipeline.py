@@ -96,6 +96,7 @@ def test_a_fault_costs_exactly_its_variant(tmp_path):
     assert (report.log / "tflite.log").is_file()
 
 
+@pytest.mark.slow
 def test_a_hang_is_ended_at_the_time_limit(tmp_path):
     started = time.monotonic()
     report = drill(tmp_path, {"fp16": "hang"}, timeout_s=2.0)
@@ -106,6 +107,7 @@ def test_a_hang_is_ended_at_the_time_limit(tmp_path):
     assert status(report)["tflite:static_wi8_ai8"] == "ok"
 
 
+@pytest.mark.slow
 def test_a_memory_hog_is_ended_at_the_memory_limit(tmp_path):
     report = drill(tmp_path, {"fp16": "eat_memory"}, memory_limit_bytes=160 * 2**20)
     row = report.rows[1]
@@ -312,6 +314,7 @@ def test_interrupt_keeps_finished_variants_and_leaves_no_process(tmp_path, inter
     assert not [child for child in psutil.Process().children(recursive=True) if "converters.worker" in child.cmdline()]
 
 
+@pytest.mark.slow
 def test_workers_end_when_the_pipeline_is_killed(tmp_path):
     write_drill(tmp_path / "drill.keras", {"fp32": "hang"})
     code = f"""

@@ -132,6 +132,7 @@ def made(fmt, mode, weights, activations, parameters):
         return None
 
 
+@pytest.mark.slow
 def test_every_combination_is_supported_or_has_a_reason():
     """All of them: none may fall through the table of reasons."""
     spaces = [CHOICES[key] for key in ("format", "mode", "weights", "activations", "io", "granularity", "calibration")]
@@ -150,6 +151,7 @@ def test_every_combination_is_supported_or_has_a_reason():
             assert why is None or why.strip()
 
 
+@pytest.mark.slow
 def test_every_reason_can_be_given():
     """A reason that no recipe ever gets would be dead text; each is reached by the fields it names."""
     spaces = {

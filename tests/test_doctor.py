@@ -270,6 +270,7 @@ def test_adb_devices_that_are_not_there(
         refused(visit(phone(serial=locked.serial, adb_route="server")), "unauthorized", "screen")
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)

@@ -346,6 +346,7 @@ def test_a_killed_writer_loses_no_finished_run(tmp_path: Path) -> None:
     assert all(run.loads for run in data.runs)
 
 
+@pytest.mark.slow
 def test_two_processes_write_at_once(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite"
     processes = [writer(path, name, "some") for name in ("one", "two")]

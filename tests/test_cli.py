@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.slow  # each test starts the command anew
+
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "harness" / "demo"
 ONNX = sorted((ROOT / "tests" / "data").glob("*.onnx"))
@@ -186,7 +188,6 @@ def test_unknown_session(measured: Path) -> None:
     refused(harness("table", "nosuch", cwd=measured), "nosuch")
 
 
-@pytest.mark.slow
 def test_garbage_artifacts_cost_a_row_each(tmp_path: Path) -> None:
     for suffix in ("tflite", "onnx"):
         (tmp_path / f"garbage.{suffix}").write_bytes(np.random.default_rng(0).bytes(5000))

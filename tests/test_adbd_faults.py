@@ -28,10 +28,6 @@ from harness.devices.transport.testing.wire import (
     OPEN,
 )
 
-STAT_2 = struct.Struct("<4sIQQIIIIQqqq")
-DENT_2 = struct.Struct("<4sIQQIIIIQqqqI")
-
-
 pytestmark = pytest.mark.adb
 
 

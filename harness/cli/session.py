@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,11 +42,6 @@ class Measurement:
     reference: Reference | None = None
     experiment: Mapping[str, Any] = field(default_factory=dict)
     resume: str | None = None
-
-
-def new_session_id(name: str) -> str:
-    """Sortable by time, readable, and unique when two sessions start in the same second."""
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{name}-{secrets.token_hex(2)}"
 
 
 @contextmanager
@@ -105,7 +98,7 @@ def measure(work: Measurement, *, results: Path, store_url: str | None, quiet: b
     limit_threads()
     from harness.cli import show
     from harness.cli.progress import measurement_progress
-    from harness.runner import SessionSpec, run_session
+    from harness.runner import SessionSpec, new_session_id, run_session
 
     spec = SessionSpec(
         name=work.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from transport_contract import CONTRACT, gone
 from harness.devices.transport import Completed, Transport, open_transport
 from harness.devices.transport.base import LineBuffer, Tail
 from harness.devices.transport.fake import Call, FakeTransport, Script
-from harness.devices.transport.local import LocalTransport
+from harness.devices.transport.local import LocalProcess, LocalTransport
 from harness.errors import TransportError
 from harness.profiles import DeviceProfile
 
@@ -116,3 +117,33 @@ def test_fake_transport_plays_scripts(tmp_path: Path) -> None:
     with pytest.raises(TransportError) as caught:
         transport.run(["echo"], timeout=1)
     assert caught.value.transient
+
+
+def test_two_threads_may_kill_what_a_third_reads() -> None:
+    """When one of several agents fails, every thread ends all the others at the same time."""
+    failures: list[BaseException] = []
+
+    def guarded(call: Callable[[], object]) -> Callable[[], None]:
+        def run() -> None:
+            try:
+                call()
+            except BaseException as error:  # noqa: BLE001 - a thread has no caller
+                failures.append(error)
+
+        return run
+
+    def read_to_the_end(process: LocalProcess) -> None:
+        while process.read_chunk(5.0):
+            pass
+
+    with LocalTransport() as transport:
+        for _ in range(40):
+            process = transport.start(["sh", "-c", "while :; do echo out; echo err >&2; done"])
+            calls = [lambda p=process: read_to_the_end(p), process.kill, process.kill]
+            threads = [threading.Thread(target=guarded(call)) for call in calls]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(10.0)
+                assert not thread.is_alive()
+    assert failures == []

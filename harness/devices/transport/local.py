@@ -11,6 +11,7 @@ import selectors
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,12 +27,17 @@ _POLL_S = 0.5
 
 
 class LocalProcess(Process):
-    """A child process that leads its own session, so that Ctrl-C does not reach it and one kill ends the whole group."""
+    """A child process that leads its own session, so that Ctrl-C does not reach it and one kill ends the whole group.
+
+    One thread reads it; any thread may kill it, also two at once: what is registered and open is changed under a lock.
+    """
 
     def __init__(self, child: subprocess.Popen[bytes], stdin: bytes, forget: Callable[[LocalProcess], None]) -> None:
         super().__init__()
         self._forget = forget
         self._released = False
+        self._pipes = threading.RLock()
+        self._signalling = threading.Lock()
         self._child = child
         self._pending = memoryview(stdin)
         self._close_stdin = False
@@ -93,26 +99,32 @@ class LocalProcess(Process):
 
     def read_chunk(self, timeout_s: float) -> bytes:
         """See Process."""
-        if self._stdout_fd not in self._selector.get_map():
-            return b""
         deadline = time.monotonic() + timeout_s
         while True:
-            died = self._child.poll() is not None
-            left = deadline - time.monotonic()
-            chunk = self._step(0.0 if died else max(0.0, min(left, _POLL_S)))
-            if chunk == b"" or (chunk is None and died):
-                self._selector.unregister(self._stdout_fd)
-                return b""
-            if chunk:
+            with self._pipes:
+                chunk = self._next_chunk(max(0.0, min(deadline - time.monotonic(), _POLL_S)))
+            if chunk is not None:
                 return chunk
             if time.monotonic() >= deadline:
                 raise TimeoutError
 
+    def _next_chunk(self, timeout_s: float) -> bytes | None:
+        """What came on stdout, empty at its end, None when nothing came in time. With the lock held."""
+        if self._released or self._stdout_fd not in self._selector.get_map():
+            return b""
+        died = self._child.poll() is not None
+        chunk = self._step(0.0 if died else timeout_s)
+        if chunk == b"" or (chunk is None and died):
+            self._selector.unregister(self._stdout_fd)
+            return b""
+        return chunk
+
     def close_stdin(self) -> None:
         """See Process."""
-        self._close_stdin = True
-        if not self._pending:
-            self._shut_stdin()
+        with self._pipes:
+            self._close_stdin = True
+            if not self._pending:
+                self._shut_stdin()
 
     def wait(self, timeout_s: float) -> int:
         """See Process. What remains of stdout is dropped."""
@@ -121,13 +133,16 @@ class LocalProcess(Process):
             left = deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError
-            if len(self._selector.get_map()):
-                if self._step(min(left, 0.01)) == b"":
+            with self._pipes:
+                served = not self._released and len(self._selector.get_map()) > 0
+                if served and self._step(min(left, 0.01)) == b"":
                     self._selector.unregister(self._stdout_fd)
-            else:
+            if not served:
                 time.sleep(min(left, 0.002))
-        self._drain_stderr()
         self._kill_group()
+        with self._pipes:
+            if not self._released:
+                self._drain_stderr()
         return self._child.returncode
 
     def _drain_stderr(self) -> None:
@@ -142,26 +157,29 @@ class LocalProcess(Process):
 
     def _kill_group(self) -> None:
         """Once: after the leader is reaped its number may become another process's."""
-        if self._group_killed:
-            return
-        self._group_killed = True
-        try:
-            os.killpg(self._child.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return  # nobody is left: the wanted state
+        with self._signalling:
+            if self._group_killed:
+                return
+            self._group_killed = True
+            try:
+                os.killpg(self._child.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                return  # nobody is left: the wanted state
 
     def kill(self) -> None:
         """See Process."""
-        if self._released:
-            return
+        # First the signal: a thread that waits for output holds the lock, and the end of the child wakes it.
         self._kill_group()
-        self._child.wait()
-        self._drain_stderr()
-        self._released = True
-        self._selector.close()
-        for stream in (self._child.stdin, self._child.stdout, self._child.stderr):
-            if stream is not None:
-                stream.close()
+        with self._pipes:
+            if self._released:
+                return
+            self._child.wait()
+            self._drain_stderr()
+            self._released = True
+            self._selector.close()
+            for stream in (self._child.stdin, self._child.stdout, self._child.stderr):
+                if stream is not None:
+                    stream.close()
         self._forget(self)
 
     def stderr_tail(self) -> bytes:

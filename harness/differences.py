@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from harness.agent.protocol import ENGINE_OF_FORMAT
-from harness.gather import Cell, cells
 from harness.records import Evaluation, Reference, SessionData
+from harness.table.cells import Cell, cells
 
 
 @dataclass(frozen=True, slots=True)

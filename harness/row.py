@@ -1,4 +1,4 @@
-"""The row: one variant on one device, flat, as `--json` prints it and every report reads it. Only `table.py` makes rows."""
+"""The row: one variant on one device, flat, as `--json` prints it and every report reads it. Only `harness.table` makes rows."""
 
 from __future__ import annotations
 

@@ -29,13 +29,13 @@ from harness.devices.device import Device, OpenTransport, failure_of
 from harness.devices.preflight.journal import process_started
 from harness.devices.transport import open_transport
 from harness.errors import DeviceError, SpecError
-from harness.events import CONNECTED, ENDED, UNREACHABLE, WARNING, Event, OnEvent, ignore
-from harness.measuring import Measuring
 from harness.plan import MeasurementProtocol, make_plan
 from harness.profiles import DeviceProfile
 from harness.records import DeviceRecord, Reference, Session, SessionData, VariantRecord
-from harness.resume import Progress, check_same, progress_of
-from harness.session_store import SessionStore
+from harness.session.events import CONNECTED, ENDED, UNREACHABLE, WARNING, Event, OnEvent, ignore
+from harness.session.measuring import Measuring
+from harness.session.resume import Progress, check_same, progress_of
+from harness.session.sink import SessionStore
 
 log = logging.getLogger(__name__)
 

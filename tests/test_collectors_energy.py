@@ -18,9 +18,9 @@ from harness.collectors.energy import Energy, Phase, energy_of, energy_of_run, j
 from harness.collectors.meters import CHARGE, CURRENT_VOLTAGE, ENERGY, POWER, Meter
 from harness.collectors.power import choose
 from harness.collectors.unavailable import Unavailable
-from harness.metering import plan_for
 from harness.plan import MeasurementProtocol
 from harness.profile_parts import Power as PowerWish
+from harness.session.metering import plan_for
 
 S = 1_000_000_000
 IDLE_S, WINDOW_S, WINDOWS, SETTLE_S = 30.0, 10.0, 5, 2.0

@@ -18,9 +18,9 @@ from harness.devices.transport.fake import Call, Script
 from harness.plan import MeasurementProtocol, energy_plan
 from harness.profile_parts import Power
 from harness.records import ENERGY, SessionData
-from harness.resume import progress_of
 from harness.row import Row
 from harness.runner import SessionSpec, run_session
+from harness.session.resume import progress_of
 from harness.store import Store
 from harness.table import build_rows
 

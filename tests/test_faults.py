@@ -23,10 +23,10 @@ from session_driver import artifacts
 
 from harness.devices.device import Device
 from harness.errors import DeviceError
-from harness.events import STARTED, Event
 from harness.plan import MeasurementProtocol
 from harness.records import LATENCY, PROBE, SessionData, VariantRecord
 from harness.runner import SessionSpec, run_session
+from harness.session.events import STARTED, Event
 from harness.store import Store
 from harness.table import build_rows
 

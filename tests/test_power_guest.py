@@ -27,13 +27,13 @@ from harness.devices.bundle.build import Order, build_bundle
 from harness.devices.device import Device
 from harness.devices.emulators import start_emulator
 from harness.devices.transport import Transport
-from harness.execution import Transcript, listen
-from harness.metering import READINGS, choose_meter
 from harness.plan import PRESETS
 from harness.profile_parts import Power
 from harness.profiles import DeviceProfile, profile_from_data
 from harness.records import ENERGY
 from harness.runner import SessionSpec, run_session
+from harness.session.execution import Transcript, listen
+from harness.session.metering import READINGS, choose_meter
 from harness.store import Store
 from harness.table import build_rows
 

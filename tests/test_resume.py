@@ -16,8 +16,8 @@ from harness.agent.protocol import Job
 from harness.devices.preflight.journal import process_started
 from harness.errors import SpecError, TransportError
 from harness.records import LATENCY, PROBE, SessionData
-from harness.resume import progress_of
 from harness.runner import run_session
+from harness.session.resume import progress_of
 from harness.store import Store
 from harness.table import build_rows
 

@@ -14,11 +14,11 @@ from fake_device import Crash, FakeDevice, Hang, Lost, MemoryStore, make_variant
 from harness.agent.protocol import Job
 from harness.devices.transport import Transport
 from harness.errors import DeviceError, HostKeyError, SpecError, TransportError
-from harness.events import ENDED, RETRY, STOPPED, UNREACHABLE, Event
 from harness.plan import MeasurementProtocol
 from harness.profiles import DeviceProfile
 from harness.records import LATENCY, PROBE, Reference
 from harness.runner import SessionSpec, run_session
+from harness.session.events import ENDED, RETRY, STOPPED, UNREACHABLE, Event
 
 PROTOCOL = MeasurementProtocol(runs=6, max_runs=8, probes=2, rounds=3, run_samples=6, target=0.5)
 FORMATS = {"t1": "tflite", "t2": "tflite", "o1": "onnx", "v1": "openvino"}

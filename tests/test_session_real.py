@@ -16,10 +16,10 @@ from fake_device import MemoryStore
 from session_driver import FILES, ROWS, protocol, spec
 from sshd import Sshd
 
-from harness.events import FINISHED, Event
 from harness.profiles import DeviceProfile
 from harness.records import LATENCY, PROBE
 from harness.runner import run_session
+from harness.session.events import FINISHED, Event
 from harness.store import Store
 
 DRIVER = Path(__file__).resolve().parent / "session_driver.py"

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from sample_session import CRASHES_ON, FAILED, REFUSED, VARIANTS, sample_session
 
-from harness import gather
 from harness.records import LATENCY, MEASURE, PROBE, Block, Evaluation, Failure, Run, SessionData
 from harness.row import Row, row_to_dict
 from harness.store import Store
-from harness.table import NULLABLE, block_medians, build_rows, run_medians
+from harness.table import block_medians, build_rows, cells, run_medians
+from harness.table.nulls import NULLABLE
 
 FP32 = "dscnn.tflite.fp32"
 
@@ -74,7 +74,7 @@ def test_latency_is_the_median_of_run_medians_with_the_order_statistic_interval(
     assert run_medians(data)[FP32, "laptop"] == {
         run.round: float(np.median(s)) for run, s in zip(runs, samples, strict=True)
     }
-    assert [a.tolist() for a in gather.latency_samples(data, FP32, "laptop")] == [s.tolist() for s in samples]
+    assert [a.tolist() for a in cells.latency_samples(data, FP32, "laptop")] == [s.tolist() for s in samples]
     first = block_medians(data)[FP32, "laptop"][runs[0].round, runs[0].id]
     assert first[3] == next(
         float(np.median(b.wall_ns)) for b in runs[0].blocks if (b.variant, b.index, b.phase) == (FP32, 3, MEASURE)
@@ -346,12 +346,12 @@ def test_rows_are_rebuilt_byte_for_byte_from_the_store(data: SessionData, rows: 
 
 def test_thinning_keeps_order_and_ends() -> None:
     samples = np.arange(1000, dtype=np.int64)
-    thin = gather.thinned(samples, 64)
+    thin = cells.thinned(samples, 64)
     assert thin.size == 64
     assert thin[0] == 0
     assert thin[-1] == 999
     assert np.all(np.diff(thin) > 0)
-    assert gather.thinned(samples, None) is samples
-    every = gather.all_latency_samples(small(runs=2), limit=20)
+    assert cells.thinned(samples, None) is samples
+    every = cells.all_latency_samples(small(runs=2), limit=20)
     assert list(every) == ["laptop"]
     assert [run.size for run in every["laptop"][FP32]] == [20, 20]

@@ -12,10 +12,10 @@ from sample_session import VARIANTS, sample_session
 from test_runner import Lab
 
 from harness.devices import device
-from harness.events import COOLING
 from harness.profile_parts import Thermal
 from harness.profiles import DeviceProfile
 from harness.records import LATENCY, SessionData
+from harness.session.events import COOLING
 from harness.table import build_rows
 
 

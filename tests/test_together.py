@@ -13,10 +13,10 @@ from fake_device import MemoryStore
 from session_driver import protocol, spec
 
 from harness.compare import compare_devices
-from harness.events import STARTED, Event
 from harness.profiles import DeviceProfile
 from harness.records import LATENCY, Run
 from harness.runner import run_session
+from harness.session.events import STARTED, Event
 from harness.store import Store
 
 pytest.importorskip("onnxruntime", reason="onnxruntime is missing: install the extra 'onnx'")

@@ -15,7 +15,6 @@ from test_runner import Lab
 from harness.choose import Constraints, recommend, recommendation_to_dict
 from harness.compare import compare_devices, compare_variants, comparison_to_dict
 from harness.devices import emulators
-from harness.gather import all_latency_samples, latency_samples
 from harness.plan import PRESETS, for_counted_instructions
 from harness.profile_parts import Emulator
 from harness.profiles import DeviceProfile
@@ -27,6 +26,7 @@ from harness.report.markdown import render_markdown
 from harness.report.terminal import render_text
 from harness.row import OK, Row
 from harness.table import block_medians, build_rows, run_medians
+from harness.table.cells import all_latency_samples, latency_samples
 
 TINY = Path(__file__).parent / "data"
 

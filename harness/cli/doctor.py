@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def _energy(device: Device) -> Check:
     """Whether energy could be measured now: the meters are read for two seconds and judged as before an energy run."""
     from harness.devices.doctor import Check
-    from harness.metering import choose_meter
+    from harness.session.metering import choose_meter
 
     choice = choose_meter(device)
     if choice.meter is not None:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from harness.differences import output_differences
 from harness.errors import SpecError
-from harness.gather import all_latency_samples
 from harness.records import SessionData
 from harness.report.csv_rows import render_csv
 from harness.report.differences import paragraphs
@@ -23,6 +22,7 @@ from harness.report.json_rows import render_json
 from harness.report.markdown import render_markdown
 from harness.row import Row
 from harness.table import run_medians
+from harness.table.cells import all_latency_samples
 
 if TYPE_CHECKING:
     from harness.choose import Recommendation

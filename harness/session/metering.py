@@ -1,6 +1,6 @@
 """The power meter of each device of a session: looked for once, before the first energy run; the choice goes on record.
 
-Between `harness.measuring`, which makes the runs, and `harness.collectors.power`, which judges what the survey saw.
+Between `harness.session.measuring`, which makes the runs, and `harness.collectors.power`, which judges what the survey saw.
 """
 
 from __future__ import annotations

@@ -15,12 +15,9 @@ from pathlib import Path
 
 from converters.variant import Variant
 from harness.agent.protocol import ENGINE_OF_FORMAT, Data, Job, Model, ProbePlan
-from harness.attempts import Outcome, Work, begin, carry_out, failed_run, to_run
 from harness.collectors.meters import Meter
 from harness.devices.device import Device
 from harness.errors import DeviceError
-from harness.events import COOLING, FAILED, FINISHED, RETRY, STARTED, STOPPED, UNREACHABLE, Event, OnEvent
-from harness.metering import meters_of, plan_for
 from harness.plan import (
     COUNTED_PACE,
     EnergyJob,
@@ -38,10 +35,13 @@ from harness.records import (
     Failure,
     Run,
 )
-from harness.resume import Progress
-from harness.session_store import SessionStore
-from harness.standing import Standing
-from harness.together import MeetingPlaces, Member, carry_out_together, circles, in_turns
+from harness.session.attempts import Outcome, Work, begin, carry_out, failed_run, to_run
+from harness.session.events import COOLING, FAILED, FINISHED, RETRY, STARTED, STOPPED, UNREACHABLE, Event, OnEvent
+from harness.session.metering import meters_of, plan_for
+from harness.session.resume import Progress
+from harness.session.sink import SessionStore
+from harness.session.standing import Standing
+from harness.session.together import MeetingPlaces, Member, carry_out_together, circles, in_turns
 
 Key = tuple[str, str]  # device, engine
 # A run that died without a culprit is tried once more as it was.

@@ -11,8 +11,8 @@ from typing import Any
 
 from harness.collectors.energy import Energy, energy_of_run
 from harness.collectors.unavailable import Unavailable
-from harness.gather import Cell
 from harness.records import SessionData
+from harness.table.cells import Cell
 
 FIELDS = ("energy_total_uj", "energy_dynamic_uj", "energy_resolution_uj", "idle_power_uw", "power_source")
 # Five windows between idle phases of half a minute: what the rules want of an energy figure.

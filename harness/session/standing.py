@@ -1,6 +1,6 @@
 """How a session stands while it is measured: which variants are healthy, which targets are open, what was made, what is left.
 
-Kept by `harness.measuring`, which alone changes it; the estimate of the rest of the time is made from it.
+Kept by `harness.session.measuring`, which alone changes it; the estimate of the rest of the time is made from it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 from harness.plan import MeasurementProtocol, Plan, energy_s, visit_s
 from harness.records import ENERGY, PROBE, Run
-from harness.resume import Progress, run_medians
+from harness.session.resume import Progress, run_medians
 from harness.stats.stopping import Decision, StoppingRule, decide
 
 Key = tuple[str, str]  # device, engine

@@ -1,6 +1,6 @@
 """Runs whose results will be compared, made at the same time and in turns: the devices of one machine, engine by engine.
 
-Between `harness.attempts` (one run) and `harness.measuring` (the session). The agents pass the turn on among themselves
+Between `harness.session.attempts` (one run) and `harness.session.measuring` (the session). The agents pass the turn on among themselves
 (`harness.agent.turns`); here they are started and listened to, one thread each, and if one fails the others are ended: their
 runs are made again, alone.
 """
@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.agent.protocol import Job, Turn
-from harness.attempts import Outcome, Work, carry_out
 from harness.devices.device import Device
 from harness.devices.transport import Process
 from harness.errors import DeviceError
 from harness.plan import LatencyJob
+from harness.session.attempts import Outcome, Work, carry_out
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """One job of the plan carried out on one device, tried again when the connection is lost; the outcome as a Run.
 
-Between `harness.execution` (one agent process) and `harness.runner` (the session). Only lost connections are tried again, a
+Between `harness.session.execution` (one agent process) and `harness.runner` (the session). Only lost connections are tried again, a
 few times, waiting longer each time; each is noted in the run's environment under "retried".
 """
 
@@ -20,8 +20,8 @@ from harness.collectors.latency import blocks_of, loads_of
 from harness.devices.device import Device, failure_of
 from harness.devices.transport import Process
 from harness.errors import DeviceError, MeasurementError
-from harness.execution import HANG, Transcript, listen
 from harness.records import LATENCY, Evaluation, Failure, Run
+from harness.session.execution import HANG, Transcript, listen
 
 # Long enough in all for a phone or a board to start again.
 BACKOFF_S = (0.5, 2.0, 8.0, 20.0, 40.0)

@@ -1,6 +1,6 @@
 """A session that was killed, interrupted or lost its devices goes on: what it has already, and whether it is the same.
 
-Pure: stored runs → Progress, which `harness.measuring` takes its missing jobs from. What ended is never repeated: a finished
+Pure: stored runs → Progress, which `harness.session.measuring` takes its missing jobs from. What ended is never repeated: a finished
 run, and a variant that failed for a reason of its own. What was cut off, lost with its device, or never begun is made.
 """
 

@@ -1,0 +1,75 @@
+"""Stored runs → rows: every variant on every device, those that failed or were refused included."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.agent.protocol import ENGINE_OF_FORMAT
+from harness.records import Failure, SessionData
+from harness.row import FAILED, OK, REFUSED, Row
+from harness.stats import grade
+from harness.table.answers import answer_figures
+from harness.table.cells import Cell, cells
+from harness.table.energy import energy_figures
+from harness.table.evidence import evidence_of, setting_figures
+from harness.table.latency import cold_start_figures, latency_figures, virtual_time_figures
+from harness.table.memory import memory_figures
+from harness.table.nulls import null_reasons
+
+
+def build_rows(data: SessionData) -> list[Row]:
+    """All rows of a session: every variant on every device, those that failed or were refused included."""
+    return [_row(cell, data) for cell in cells(data)]
+
+
+def _row(cell: Cell, data: SessionData) -> Row:
+    variant, device = cell.variant, cell.device
+    status, failure = _status(cell, data)
+    figures: dict[str, Any] = {}
+    reasons: dict[str, str] = {}
+    if cell.measured:
+        if cell.counted:
+            virtual_time_figures(cell, figures, reasons)
+        else:
+            latency_figures(cell, data.session.seed, figures, reasons)
+            cold_start_figures(cell, figures, reasons)
+        memory_figures(cell, figures, reasons)
+        answer_figures(cell, data.reference, figures, reasons)
+        setting_figures(cell, figures, reasons)
+        energy_figures(cell, data, figures, reasons)
+    figures |= {name: getattr(variant, name) for name in ("size_bytes", "size_gzip_bytes", "parameters")}
+    letter, words = grade.grade(evidence_of(cell, data, status, failure))
+    error = None if failure is None else f"{failure.name}: {failure.message}"
+    return Row(
+        session=data.session.id,
+        variant=variant.name,
+        base=variant.base,
+        format=variant.format,
+        recipe=variant.recipe,
+        device=device.name,
+        engine=ENGINE_OF_FORMAT.get(variant.format),
+        status=status,
+        error=error,
+        remedy=None if failure is None else failure.remedy,
+        grade=letter,
+        grade_reasons=words,
+        null_reasons=null_reasons(cell, status, figures, reasons),
+        **figures,
+    )
+
+
+def _status(cell: Cell, data: SessionData) -> tuple[str, Failure | None]:
+    """A variant is ok when something of it was measured and nothing of it failed after that."""
+    variant = cell.variant
+    if variant.status != OK:
+        status = REFUSED if variant.status == REFUSED else FAILED
+        return status, variant.failure or Failure("conversion", "Unknown", "no reason was recorded")
+    if cell.failures and not cell.alive:
+        return FAILED, cell.failures[-1]
+    if cell.measured:
+        return OK, None
+    if cell.device.failure is not None or cell.lost is not None:
+        return FAILED, cell.device.failure or cell.lost
+    why = {"running": "the session is still running, or was killed", "interrupted": "the session was interrupted"}
+    reason = why.get(data.session.status, "no run of it was made")
+    return FAILED, Failure("measurement", "NotMeasured", reason, remedy="run the session again")

@@ -158,6 +158,10 @@ class Experiment(_Strict):
     precision: Literal["f32", "auto"] = Field(
         default="f32", description="f32: never let an engine lower it in silence."
     )
+    engine_options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Passed to every engine, e.g. xnnpack: false, graph_optimization: disable, or inject: a slowdown of known size (docs/extending).",
+    )
     constraints: ConstraintsSpec = Field(default_factory=ConstraintsSpec)
     conversion: ConversionSpec = Field(default_factory=ConversionSpec)
     seed: int = Field(default=0, ge=0)

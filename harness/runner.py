@@ -46,6 +46,7 @@ class SessionSpec:
 
     `inputs`: dataset input name → array [rows, …], preprocessed, in the base model's layout; None: seeded random input.
     `reference`: the truth for accuracy; without it, or with task "none", outputs are not evaluated.
+    `options`: for the engines, see the docstrings in harness/agent/engines; recorded in the session's environment.
     """
 
     name: str
@@ -60,6 +61,7 @@ class SessionSpec:
     reference: Reference | None = None
     experiment: Mapping[str, Any] = field(default_factory=dict)
     id: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -124,6 +126,7 @@ def run_session(
             rows=spec.rows,
             threads=spec.threads,
             precision=spec.precision,
+            options=spec.options,
             task=spec.task,
             folder=folder,
             store=store,
@@ -236,6 +239,7 @@ def _session(spec: SessionSpec, session_id: str) -> Session:
             "host_system": platform.platform(),
             "threads": spec.threads,
             "precision": spec.precision,
+            **({"options": dict(spec.options)} if spec.options else {}),
             "pid": os.getpid(),
             "pid_started": process_started(os.getpid()),
         },

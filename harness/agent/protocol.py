@@ -163,7 +163,7 @@ class EnergyPlan:
 class Job:
     """One run of the agent. Exactly one of `latency`, `probe`, `energy` is set. `affinity`: CPU numbers to pin to, or None.
     `precision`: "f32" (the default: never less than the artifact holds), or "auto" (whatever the engine prefers).
-    `options`: for the engine, see the docstring of its module in engines/."""
+    `options`: for the engine, see the docstring of its module in engines/, and engines/injected.py."""
 
     engine: str
     models: tuple[Model, ...]

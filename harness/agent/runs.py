@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from .channel import AgentError, Channel
 from .engines.base import Engine, LoadOptions, Session
+from .engines.injected import wrapped
 from .environment import contention
 from .inputs import Array, Feeder, dequantize, match, merged
 from .memory import MemoryReport, PeakCounter
@@ -56,7 +57,8 @@ def load(job: Job, engine: Engine, data: dict[str, Array], model: Model) -> Load
         session = engine.load(model.path, options)
     except Exception as error:
         raise AgentError.wrap("load", error, _CONVERT_AGAIN) from error
-    return Loaded(model, session, feeder, time.perf_counter_ns() - started)
+    load_ns = time.perf_counter_ns() - started
+    return Loaded(model, wrapped(session, job.options, model.id), feeder, load_ns)
 
 
 def bind(loaded: Loaded, start: int = 0) -> None:

@@ -112,6 +112,7 @@ def run_experiment(
             protocol=spec.protocol.build(),
             threads=spec.threads,
             precision=spec.precision,
+            options=spec.engine_options,
             seed=spec.seed,
             inputs=None if dataset is None else dataset.inputs,
             reference=None if dataset is None else reference_of(dataset, base_outputs),

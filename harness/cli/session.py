@@ -37,6 +37,7 @@ class Measurement:
     protocol: MeasurementProtocol
     threads: int = 1
     precision: str = "f32"
+    options: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     inputs: Mapping[str, NDArray[Any]] | None = None
     reference: Reference | None = None
@@ -108,6 +109,7 @@ def measure(work: Measurement, *, results: Path, store_url: str | None, quiet: b
         protocol=work.protocol,
         threads=work.threads,
         precision=work.precision,
+        options=dict(work.options),
         seed=work.seed,
         inputs=None if work.inputs is None else dict(work.inputs),
         reference=work.reference,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from converters.variant import Variant
 from harness.agent.protocol import ENGINE_OF_FORMAT, Data, Job, Model, ProbePlan
@@ -49,6 +50,7 @@ _BLIND_RETRIES = 1
 
 
 NOTHING_YET = Progress()
+NO_OPTIONS: Mapping[str, Any] = {}
 
 
 def _key(job: LatencyJob) -> Key:
@@ -73,6 +75,7 @@ class Measuring:
         rows: int,
         threads: int,
         precision: str,
+        options: Mapping[str, Any] = NO_OPTIONS,
         task: str | None,
         folder: Path,
         store: SessionStore,
@@ -93,6 +96,7 @@ class Measuring:
         self.rows = rows
         self.threads = threads
         self.precision = precision
+        self.options = dict(options)
         self.task = task
         self.folder = folder
         self.store = store
@@ -144,6 +148,7 @@ class Measuring:
             threads=1 if device.profile.counts_instructions else self.threads,
             affinity=device.profile.pinned_to,
             precision=self.precision,
+            options=self.options,
         )
 
     def _carry_out(self, device: Device, work: Work, retries: int = 0) -> tuple[Run, Outcome]:

@@ -103,6 +103,7 @@ def check_same(spec: SessionSpec, data: SessionData) -> None:
             ("seed", before.seed, now.seed),
             ("threads", before.environment.get("threads"), now.threads),
             ("precision", before.environment.get("precision"), now.precision),
+            ("options", before.environment.get("options", {}), dict(now.options)),
             ("devices", sorted(d.name for d in data.devices), sorted(d.name for d in now.devices)),
             ("variants", sorted(stored), sorted(given)),
             ("rows", 0 if data.reference is None else data.reference.rows, now.reference.rows if now.reference else 0),

@@ -46,7 +46,8 @@ class Evidence:
 
     `remarks`: further rules unmet, in words (each makes the row B at best), such as a precision that is not the one asked
     for. `failure`: why the row has no result at all. `counted`: instructions were counted instead of time measured, and `spread`
-    is how far the run medians lie apart, relative: rules about time do not apply then.
+    is how far the run medians lie apart, relative: rules about time do not apply then. `injected`: how it was slowed down on
+    purpose, to test what the harness finds.
     """
 
     preset: str
@@ -63,6 +64,7 @@ class Evidence:
     spread: float | None = None
     failure: str | None = None
     remarks: tuple[str, ...] = ()
+    injected: str | None = None
 
 
 def grade(evidence: Evidence) -> tuple[str, tuple[str, ...]]:
@@ -72,7 +74,8 @@ def grade(evidence: Evidence) -> tuple[str, tuple[str, ...]]:
     if evidence.runs == 0:
         return "invalid", ("no latency was measured", *evidence.remarks)
     if evidence.counted:
-        return "C", (*_counted(evidence), *evidence.remarks)
+        slowed = [] if evidence.injected is None else [f"slowed down on purpose: {evidence.injected}"]
+        return "C", (*slowed, *_counted(evidence), *evidence.remarks)
     indicative = _indicative(evidence)
     unmet = [*_sampling(evidence), *_drift(evidence.drift), *_lightly_contended(evidence), *evidence.remarks]
     if indicative:
@@ -91,6 +94,8 @@ def _counted(evidence: Evidence) -> list[str]:
 
 def _indicative(evidence: Evidence) -> list[str]:
     reasons = []
+    if evidence.injected is not None:
+        reasons.append(f"slowed down on purpose: {evidence.injected}")
     if evidence.emulated:
         reasons.append("emulated: its time is not a real device's")
     if evidence.contention is not None and evidence.contention.share > CONTENDED_SHARE:

@@ -59,7 +59,14 @@ def evidence_of(cell: Cell, data: SessionData, status: str, failure: Failure | N
         spread=max(medians) / min(medians) - 1 if medians and min(medians) > 0 else None,
         failure=None if status == OK or failure is None else f"{status}: {failure.message}",
         remarks=tuple(_remarks(cell, data)),
+        injected=_injected(cell),
     )
+
+
+def _injected(cell: Cell) -> str | None:
+    """How the agent says it was slowed down on purpose; None for nearly every row there is."""
+    told = (load.facts.get("injected") for load in (*cell.probes, *cell.loads))
+    return next((str(words) for words in told if words), None)
 
 
 def _drift(blocks: Sequence[Block], medians: Sequence[float], runs: Sequence[int]) -> drift.Drift | None:

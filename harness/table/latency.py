@@ -37,6 +37,11 @@ def latency_figures(cell: Cell, seed: int, figures: dict[str, Any], reasons: dic
     if middle.reason is not None:
         reasons |= dict.fromkeys(("latency_median_low_ns", "latency_median_high_ns"), middle.reason)
     pooled = np.concatenate(runs)
+    if pooled.size < quantiles.minimum_n(0.5):
+        # Like any other percentile: not from fewer samples than could ever give it an interval.
+        reason = f"n/a (n={pooled.size}): the median needs at least {quantiles.minimum_n(0.5)}"
+        figures["latency_median_ns"] = None
+        reasons |= dict.fromkeys(("latency_median_ns", "latency_median_low_ns", "latency_median_high_ns"), reason)
     for name, q in (("latency_p90", 0.90), ("latency_p99", 0.99)):
         found = quantiles.pooled_percentile(runs, q, seed=seed)
         early = quantiles.early_stopping_estimate(pooled, q)

@@ -21,7 +21,8 @@ What the host must know about the agent process:
 - Lines come between visits, never inside a timed block. Reading them costs the device nothing; decoding large ones on a host
   that is the device itself takes CPU time from the next block, so decode after the run or in small pieces.
 - `sensor` messages the agent sends by itself: "stage" {"stage": "load" | "warmup" | "measure" | "evaluate", "id": … or None},
-  before the work begins; "contention" after every round {"round": n, …}: counters as in the environment (see environment.py);
+  before the work begins; "contention" after every round {"round": n, …}: counters as in the environment (see environment.py), and
+  "visits" {id: [growth of each of "columns" from before the visit's settling to after its last sample]} (see contention.py);
   "thermal" at the start and at the end of every run: temperatures, frequencies, throttling (see heat.py).
 - In an energy run the stage is "energy", and `sensor` messages tell all: "meter" (the plan's own `meter`, given back), "samples"
   {channel: {"t_ns": […], "text": [… or null]}, …, "errors": {channel: words}} after each phase, and "phase" {"phase": "idle" |
@@ -107,7 +108,8 @@ class LatencyPlan:
     Each visit to a model in a round settles first (`settle` invocations, recorded apart), then takes samples until
     `block_samples` and `block_s` are both met, but no longer than `block_max_s` (at least one sample).
     Warm-up per model: until `warmup_samples` and `warmup_s` are both met, at most `warmup_max_s`.
-    `turn`: measure each round in turns with other agents on the machine; None: alone.
+    `turn`: measure each round in turns with other agents on the machine; None: alone. `uncounted`: rounds in which nothing but
+    samples is collected, to find out what the rest costs.
     """
 
     order: tuple[tuple[str, ...], ...]
@@ -126,6 +128,7 @@ class ProbePlan:
     """What a probe run does after load and first inference: `memory_invokes` further inferences under the peak
     counter; then, where `outputs_path` is set, all rows of the data through the model, the raw dequantized outputs
     written there as .npy (float32 [rows, …], first output; further outputs are not evaluated)."""
+    uncounted: tuple[int, ...] = ()
 
     memory_invokes: int = 10
     outputs_path: str | None = None
@@ -258,6 +261,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "warmup": ("id", "started_ns", "wall_ns", "cpu_ns", "cpu_clock"),
     "block": ("id", "index", "phase", "started_ns", "wall_ns", "cpu_ns", "cpu_clock"),
     "outputs": ("id", "path", "rows", "shape", "sha256"),
+                    "uncounted": tuple(latency.get("uncounted", ())),
     "sensor": ("name", "values"),
     # `id` names the model at fault, or is None: then the whole run failed. kind: load | invoke | data | engine_missing | job
     # | terminated | internal (a fault of the agent itself)

@@ -6,18 +6,21 @@ Both end normally when single models fail: each failure is an `error` message wi
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .channel import AgentError, Channel
+from .contention import COLUMNS, Counters, Reading, growth
 from .engines.base import Engine, LoadOptions, Session
 from .engines.injected import wrapped
-from .environment import contention
+from .environment import affinity, contention
 from .inputs import Array, Feeder, dequantize, match, merged
 from .memory import MemoryReport, PeakCounter
 from .protocol import Job, LatencyPlan, Model, ProbePlan, Tensor
@@ -210,17 +213,47 @@ def run_latency(job: Job, plan: LatencyPlan, engine: Engine, data: dict[str, Arr
         turns = None if plan.turn is None else Turns(plan.turn)
         if turns is not None:
             turns.ready()
+        seen = Witness(plan)
         for index, order in enumerate(plan.order):
             waited_ns = None if turns is None else turns.wait()
             for name in order:
                 if name in alive:
-                    guarded(name, lambda name=name, index=index: _visit(alive[name], index, plan, channel))  # type: ignore[misc]
-            values = {"round": index, **contention()}
-            if turns is not None:
+                    guarded(name, lambda name=name, index=index: _visit(alive[name], index, plan, channel, seen))  # type: ignore[misc]
+            values = seen.tell(index)
+            if values and turns is not None:
                 values["waited_ns"] = waited_ns
-            channel.send("sensor", name="contention", values=values)
+            if values:
+                channel.send("sensor", name="contention", values=values)
             if turns is not None:
                 turns.give()
+
+
+class Witness:
+    """What the counters of contention.py say of each visit of a round; nothing in the rounds that the plan leaves uncounted."""
+
+    def __init__(self, plan: LatencyPlan) -> None:
+        self._plan = plan
+        self._counters = Counters(affinity() if hasattr(os, "sched_getaffinity") else ())
+        self._visits: dict[str, list[int | None]] = {}
+
+    def look(self, index: int) -> Reading | None:
+        """The counters now."""
+        return None if index in self._plan.uncounted else self._counters.read()
+
+    def note(self, name: str, before: Reading | None) -> None:
+        """A visit ended just now that began at `before`."""
+        if before is not None:
+            self._visits[name] = growth(before, self._counters.read())
+
+    def tell(self, index: int) -> dict[str, Any]:
+        """The values of the round's `contention` message; empty for an uncounted round."""
+        if index in self._plan.uncounted:
+            return {}
+        values = {"round": index, **contention(), "columns": COLUMNS, "visits": self._visits}
+        if index == 0 and self._counters.reasons:
+            values["reasons"] = self._counters.reasons
+        self._visits = {}
+        return values
 
 
 def _send_samples(channel: Channel, loaded: Loaded, samples: Samples, index: int | None, phase: str) -> None:
@@ -256,13 +289,17 @@ def _warm_up(loaded: Loaded, plan: LatencyPlan, channel: Channel) -> None:
     _send_samples(channel, loaded, samples, None, "warmup")
 
 
-def _visit(loaded: Loaded, index: int, plan: LatencyPlan, channel: Channel) -> None:
-    """One visit: settle, then measure without a pause; both are sent only when the clock no longer runs."""
+def _visit(loaded: Loaded, index: int, plan: LatencyPlan, channel: Channel, seen: Witness) -> None:
+    """One visit: settle, then measure without a pause; both are sent only when the clock no longer runs.
+
+    The counters are read before settling, which then makes good what reading them did to the caches.
+    """
     invoke, clock = loaded.session.invoke, CPU_CLOCKS[loaded.session.cpu_clock]
     longest = _ns(plan.block_max_s)
     capacity = capacity_for(plan.block_samples, _ns(plan.block_s), loaded.shortest_ns)
     blocks: list[tuple[str, Samples]] = []
     if plan.settle > 0:
+    before = seen.look(index)
         settled = take(invoke, clock, min_samples=plan.settle, min_ns=0, max_ns=longest, capacity=plan.settle)
         blocks.append(("settle", settled))
     if not blocks or blocks[0][1].stopped_by is None:
@@ -276,6 +313,7 @@ def _visit(loaded: Loaded, index: int, plan: LatencyPlan, channel: Channel) -> N
         )
         blocks.append(("measure", measured))
     for phase, samples in blocks:
+    seen.note(loaded.model.id, before)
         _send_samples(channel, loaded, samples, index, phase)
 
 

@@ -92,7 +92,29 @@ def _run(job: Job, channel: Channel) -> None:
         from .energy import run_energy
 
         run_energy(job, job.energy, engine, data, channel)
+    elif job.profile is not None:
+        from .profile import run_profile
+
+        run_profile(job, job.profile, engine, data, channel)
+    else:
+        _scenario(job, engine, data, channel)
     channel.send("sensor", name="thermal", values=thermal())
+
+
+def _scenario(job: Job, engine: Any, data: dict[str, Any], channel: Channel) -> None:
+    """The plans of scenarios.py, each in a module of its own that other runs need not import."""
+    if job.offline is not None:
+        from .offline import run_offline
+
+        run_offline(job, job.offline, engine, data, channel)
+    elif job.sustained is not None:
+        from .sustained import run_sustained
+
+        run_sustained(job, job.sustained, engine, data, channel)
+    elif job.loadgen is not None:
+        from .loadgen import run_loadgen
+
+        run_loadgen(job, job.loadgen, engine, data, channel)
 
 
 def _numpy_version() -> str | None:

@@ -27,6 +27,10 @@ What the host must know about the agent process:
 - In an energy run the stage is "energy", and `sensor` messages tell all: "meter" (the plan's own `meter`, given back), "samples"
   {channel: {"t_ns": […], "text": [… or null]}, …, "errors": {channel: words}} after each phase, and "phase" {"phase": "idle" |
   "load", "id": …, "window": n, "started_ns": …, "ended_ns": …, "inferences": n}. The agent is silent as long as a phase lasts.
+- In an offline run the stage before each visit is "offline"; "throughput" tells of a visit: {"id", "index" (-1: warm-up), "phase",
+  "batch", and per stream "batches", "started_ns", "ended_ns", "cpu_ns" of the process}. In a sustained run the stage is "sustained";
+  each second is a `block` of the samples that are kept and a "second" of exact figures (sustained.py). An official run's stage is
+  "loadgen"; "loadgen" gives its figures and the names of the logs it left in the plan's folder (loadgen.py).
 - In a latency run `loaded` has first_inference_ns None, and facts that are costly to find are None with "<key>_reason": take
   those from a probe run. `memory` has the keys baseline, after_load, after_first, load_peak, inference_peak, peak (the larger
   of the two), arena, and peak_how.
@@ -40,7 +44,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-PROTOCOL_VERSION = 1
+from .scenarios import LoadgenPlan, OfflinePlan, SustainedPlan, loadgen_plan, offline_plan, sustained_plan
+
+# 2: the plans offline, sustained and loadgen, and the sensor messages "throughput", "second" and "loadgen".
+PROTOCOL_VERSION = 2
 
 ENGINES = ("litert", "onnxruntime", "openvino")
 # The engine that fails on purpose (engines/faults.py), for tests of whatever stands around the agent. Never in ENGINES.
@@ -48,7 +55,7 @@ FAULT_ENGINE = "fault"
 ENGINE_OF_FORMAT = {"tflite": "litert", "onnx": "onnxruntime", "openvino": "openvino"}
 
 # Message types, in the order in which a run sends them; "sensor" may come at any time.
-MESSAGE_TYPES = ("hello", "loaded", "memory", "warmup", "block", "outputs", "sensor", "error", "done")
+MESSAGE_TYPES = ("hello", "loaded", "memory", "warmup", "block", "outputs", "profile", "sensor", "error", "done")
 
 
 class ProtocolError(ValueError):
@@ -121,6 +128,7 @@ class LatencyPlan:
     block_s: float = 0.1
     block_max_s: float = 10.0
     turn: Turn | None = None
+    uncounted: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +136,6 @@ class ProbePlan:
     """What a probe run does after load and first inference: `memory_invokes` further inferences under the peak
     counter; then, where `outputs_path` is set, all rows of the data through the model, the raw dequantized outputs
     written there as .npy (float32 [rows, …], first output; further outputs are not evaluated)."""
-    uncounted: tuple[int, ...] = ()
 
     memory_invokes: int = 10
     outputs_path: str | None = None
@@ -163,8 +170,24 @@ class EnergyPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class ProfilePlan:
+    """What a profile run does with each model: after warm-up, `rounds` times a block of `block_samples` plain inferences and one
+    under the engine's profiler, each no longer than `block_max_s` (at least one inference)."""
+
+    rounds: int = 6
+    block_samples: int = 6
+    block_max_s: float = 5.0
+    warmup_samples: int = 3
+    warmup_s: float = 0.2
+
+
+# What a job may be for: the names of its plans.
+PLANS = ("latency", "probe", "energy", "profile", "offline", "sustained", "loadgen")
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
-    """One run of the agent. Exactly one of `latency`, `probe`, `energy` is set. `affinity`: CPU numbers to pin to, or None.
+    """One run of the agent. Exactly one of the PLANS is set. `affinity`: CPU numbers to pin to, or None.
     `precision`: "f32" (the default: never less than the artifact holds), or "auto" (whatever the engine prefers).
     `options`: for the engine, see the docstring of its module in engines/, and engines/injected.py."""
 
@@ -177,8 +200,16 @@ class Job:
     latency: LatencyPlan | None = None
     probe: ProbePlan | None = None
     energy: EnergyPlan | None = None
+    profile: ProfilePlan | None = None
+    offline: OfflinePlan | None = None
+    sustained: SustainedPlan | None = None
+    loadgen: LoadgenPlan | None = None
     options: dict[str, Any] = field(default_factory=dict)
     version: int = PROTOCOL_VERSION
+
+    def plans(self) -> list[str]:
+        """Names of the plans that are set."""
+        return [name for name in PLANS if getattr(self, name) is not None]
 
 
 def encode_job(job: Job) -> str:
@@ -230,6 +261,7 @@ def decode_job(text: str) -> Job:
                     **latency,
                     "order": tuple(tuple(r) for r in latency["order"]),
                     "turn": None if turn is None else Turn(**turn),
+                    "uncounted": tuple(latency.get("uncounted", ())),
                 }
             )
         probe = data.get("probe")
@@ -244,6 +276,10 @@ def decode_job(text: str) -> Job:
             latency=latency,
             probe=None if probe is None else ProbePlan(**probe),
             energy=_energy(data.get("energy")),
+            profile=None if data.get("profile") is None else ProfilePlan(**data["profile"]),
+            offline=offline_plan(data.get("offline")),
+            sustained=sustained_plan(data.get("sustained")),
+            loadgen=loadgen_plan(data.get("loadgen")),
             options=data.get("options", {}),
         )
     except ProtocolError:
@@ -261,7 +297,8 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "warmup": ("id", "started_ns", "wall_ns", "cpu_ns", "cpu_clock"),
     "block": ("id", "index", "phase", "started_ns", "wall_ns", "cpu_ns", "cpu_clock"),
     "outputs": ("id", "path", "rows", "shape", "sha256"),
-                    "uncounted": tuple(latency.get("uncounted", ())),
+    # operators: list of engines.base.Operator as objects; plain_ns, profiled_ns: wall time of each inference in time order
+    "profile": ("id", "method", "operators", "plain_ns", "profiled_ns", "graph", "notes"),
     "sensor": ("name", "values"),
     # `id` names the model at fault, or is None: then the whole run failed. kind: load | invoke | data | engine_missing | job
     # | terminated | internal (a fault of the agent itself)

@@ -23,7 +23,7 @@ from .engines.injected import wrapped
 from .environment import affinity, contention
 from .inputs import Array, Feeder, dequantize, match, merged
 from .memory import MemoryReport, PeakCounter
-from .protocol import Job, LatencyPlan, Model, ProbePlan, Tensor
+from .protocol import PLANS, Job, LatencyPlan, Model, ProbePlan, Tensor
 from .sampling import CPU_CLOCKS, Samples, capacity_for, take, undisturbed
 from .turns import Turns
 
@@ -272,7 +272,8 @@ def _send_samples(channel: Channel, loaded: Loaded, samples: Samples, index: int
     _check(samples)
 
 
-def _ns(seconds: float) -> int:
+def ns(seconds: float) -> int:
+    """Seconds as whole nanoseconds."""
     return int(seconds * 1_000_000_000)
 
 
@@ -281,8 +282,8 @@ def _warm_up(loaded: Loaded, plan: LatencyPlan, channel: Channel) -> None:
         loaded.session.invoke,
         CPU_CLOCKS[loaded.session.cpu_clock],
         min_samples=plan.warmup_samples,
-        min_ns=_ns(plan.warmup_s),
-        max_ns=_ns(plan.warmup_max_s),
+        min_ns=ns(plan.warmup_s),
+        max_ns=ns(plan.warmup_max_s),
     )
     if samples.count:
         loaded.shortest_ns = min(samples.wall[: samples.count])
@@ -295,11 +296,11 @@ def _visit(loaded: Loaded, index: int, plan: LatencyPlan, channel: Channel, seen
     The counters are read before settling, which then makes good what reading them did to the caches.
     """
     invoke, clock = loaded.session.invoke, CPU_CLOCKS[loaded.session.cpu_clock]
-    longest = _ns(plan.block_max_s)
-    capacity = capacity_for(plan.block_samples, _ns(plan.block_s), loaded.shortest_ns)
+    longest = ns(plan.block_max_s)
+    capacity = capacity_for(plan.block_samples, ns(plan.block_s), loaded.shortest_ns)
     blocks: list[tuple[str, Samples]] = []
-    if plan.settle > 0:
     before = seen.look(index)
+    if plan.settle > 0:
         settled = take(invoke, clock, min_samples=plan.settle, min_ns=0, max_ns=longest, capacity=plan.settle)
         blocks.append(("settle", settled))
     if not blocks or blocks[0][1].stopped_by is None:
@@ -307,20 +308,20 @@ def _visit(loaded: Loaded, index: int, plan: LatencyPlan, channel: Channel, seen
             invoke,
             clock,
             min_samples=plan.block_samples,
-            min_ns=_ns(plan.block_s),
+            min_ns=ns(plan.block_s),
             max_ns=longest,
             capacity=capacity,
         )
         blocks.append(("measure", measured))
-    for phase, samples in blocks:
     seen.note(loaded.model.id, before)
+    for phase, samples in blocks:
         _send_samples(channel, loaded, samples, index, phase)
 
 
 def check_plan(job: Job) -> None:
     """Raise AgentError of kind "job" for a job that cannot be run as it stands."""
-    if [job.latency, job.probe, job.energy].count(None) != 2:  # noqa: PLR2004 - one of three is there
-        raise AgentError("job", "a job has exactly one of latency, probe and energy")
+    if len(job.plans()) != 1:
+        raise AgentError("job", f"a job has exactly one of {', '.join(PLANS)}")
     known = {model.id for model in job.models}
     if len(known) != len(job.models) or not known:
         raise AgentError("job", "a job has at least one model, and no id twice")

@@ -63,16 +63,22 @@ def _plain(value: Any) -> Any:
 
 
 class OpenVINOSession:
-    """One compiled model with one infer request."""
+    """One compiled model with one infer request; with `streams` > 1, one of several requests that share the compiled model."""
 
-    def __init__(self, compiled: Any, *, reshaped: bool, cache: str) -> None:
+    def __init__(self, compiled: Any, *, reshaped: bool, cache: str, streams: int = 1) -> None:
         self._compiled = compiled
+        self._streams = streams
         self._request = compiled.create_infer_request()
         self._reshaped = reshaped
         self._cache = cache
         self._stateful = bool(self._request.query_state())
         self.cpu_clock = "process"  # even one "thread" may be a worker of its pool
-        self.invoke = self._leanest()
+        self.invoke = self._leanest() if streams == 1 else self._in_stream
+
+    def _in_stream(self) -> None:
+        """One inference in one of the runtime's streams, as its AsyncInferQueue gives it out."""
+        self._request.start_async()
+        self._request.wait()
 
     def _leanest(self) -> Callable[[], object]:
         """The native synchronous call under `infer`, with views of the outputs: the wrapper copies and dispatches."""
@@ -105,6 +111,8 @@ class OpenVINOSession:
                 facts[key] = _plain(self._compiled.get_property(name))
             except (RuntimeError, TypeError) as error:
                 facts |= {key: None, key + "_reason": str(error).strip()[:200]}
+        if self._streams > 1 and isinstance(facts["threads"], int):
+            facts |= {"threads_of_all_streams": facts["threads"], "threads": facts["threads"] // self._streams}
         try:
             facts |= self._runtime_graph() if deep else _NOT_READ
         except (RuntimeError, TypeError, KeyError) as error:
@@ -144,6 +152,10 @@ class OpenVINO:
 
     def load(self, path: str, options: LoadOptions) -> OpenVINOSession:
         """See base.Engine. Free dimensions are fixed before compiling: a batch-1 graph is what a device would deploy."""
+        return self.load_streams(path, options, 1)[0]
+
+    def load_streams(self, path: str, options: LoadOptions, streams: int) -> list[OpenVINOSession]:
+        """One compiled model with that many of the runtime's own streams, `options.threads` each, and a request for each."""
         if self._core is None:  # inside the first load: a cold start pays for it
             self._core = self._module.Core()
         model = self._core.read_model(path)
@@ -153,13 +165,14 @@ class OpenVINO:
             shapes = options.shapes(inputs)
             model.reshape({index: list(shape) for index, shape in enumerate(shapes)})
         device = str(options.extra.get("device", "CPU"))
-        compiled = self._core.compile_model(model, device, self._config(device, options))
-        return OpenVINOSession(compiled, reshaped=reshaped, cache=str(self._core.get_property("CACHE_DIR")))
+        compiled = self._core.compile_model(model, device, self._config(device, options, streams))
+        cache = str(self._core.get_property("CACHE_DIR"))
+        return [OpenVINOSession(compiled, reshaped=reshaped, cache=cache, streams=streams) for _ in range(streams)]
 
-    def _config(self, device: str, options: LoadOptions) -> dict[str, Any]:
+    def _config(self, device: str, options: LoadOptions, streams: int) -> dict[str, Any]:
         wanted: dict[str, Any] = {
-            "NUM_STREAMS": 1,
-            "INFERENCE_NUM_THREADS": options.threads,
+            "NUM_STREAMS": streams,
+            "INFERENCE_NUM_THREADS": options.threads * streams,
         }
         if options.precision == "f32":
             wanted |= {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}

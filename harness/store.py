@@ -11,8 +11,7 @@ Schema of the database: `harness.store_schema`.
 from __future__ import annotations
 
 import difflib
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,8 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModu
 from harness import store_schema
 from harness.errors import HarnessError, SpecError, StoreError
 from harness.records import DeviceRecord, Reference, Run, Session, SessionData, VariantRecord
+from harness.store_codec import BlobError
+from harness.store_engine import DEFAULT_PATH, file_url, make_engine, prepare_file
 from harness.store_schema import (
     BLOCKS,
     DEVICES,
@@ -35,11 +36,8 @@ from harness.store_schema import (
     STORE_SCHEMA,
     VARIANTS,
     VERSION,
-    BlobError,
 )
 
-DEFAULT_PATH = Path("results") / "harness.sqlite"
-BUSY_TIMEOUT_MS = 60_000
 _MOST_SUGGESTIONS = 5
 
 
@@ -74,11 +72,11 @@ class Store:
         text = str(url_or_path)
         path = None if "://" in text else Path(url_or_path)
         if path is not None:
-            _prepare_file(path, create=create)
+            prepare_file(path, create=create)
         try:
-            url = sa.make_url(text) if path is None else _file_url(path)
+            url = sa.make_url(text) if path is None else file_url(path)
             where = url.render_as_string(hide_password=True) if path is None else str(path)
-            engine = _engine(url)
+            engine = make_engine(url)
         except (ArgumentError, NoSuchModuleError) as error:
             raise SpecError(f"{text!r} is no store: {error}", remedy="give a path or an SQLAlchemy URL") from error
         except ModuleNotFoundError as error:
@@ -142,6 +140,7 @@ class Store:
             (EVALUATIONS, [store_schema.evaluation_row(run.id, i, item) for i, item in enumerate(run.evaluations)]),
         )
         with self._writing(f"run {run.id!r} exists already, or its session does not") as connection:
+            _upgrade(connection)
             position = _next_position(connection, RUNS, run.session_id)
             connection.execute(sa.insert(RUNS), store_schema.run_row(run) | {"position": position})
             for table, rows in parts:
@@ -299,20 +298,51 @@ class Store:
             connection.execute(sa.insert(VERSION), {"version": STORE_SCHEMA})
 
 
+# Part of a run → how its rows are read.
+_PARTS: tuple[tuple[sa.Table, Callable[[store_schema.Row], Any]], ...] = (
+    (LOADS, store_schema.load_from_row),
+    (BLOCKS, store_schema.block_from_row),
+    (EVALUATIONS, store_schema.evaluation_from_row),
+)
+# Rows fetched at a time: the stored bytes of a large session are never in memory all at once.
+_FETCHED = 256
+
+
 def _runs(connection: sa.Connection, session_id: str) -> tuple[Run, ...]:
     of_session = sa.select(RUNS.c.id).where(RUNS.c.session_id == session_id)
+    version = _version(connection)
     parts: list[dict[str, list[Any]]] = []
-    for table in (LOADS, BLOCKS, EVALUATIONS):
-        query = sa.select(table).where(table.c.run_id.in_(of_session)).order_by(table.c.run_id, table.c.position)
+    for table, read in _PARTS:
+        columns = store_schema.columns_of(table, version)
+        query = sa.select(*columns).where(table.c.run_id.in_(of_session)).order_by(table.c.run_id, table.c.position)
         by_run: dict[str, list[Any]] = {}
-        for row in connection.execute(query).mappings():
-            by_run.setdefault(row["run_id"], []).append(row)
+        for row in connection.execute(query, execution_options={"yield_per": _FETCHED}).mappings():
+            by_run.setdefault(row["run_id"], []).append(read(row))
         parts.append(by_run)
     query = sa.select(RUNS).where(RUNS.c.session_id == session_id).order_by(RUNS.c.position)
     return tuple(
         store_schema.run_from_rows(row, *(by_run.get(row["id"], []) for by_run in parts))
         for row in connection.execute(query).mappings()
     )
+
+
+def _version(connection: sa.Connection) -> int:
+    return int(connection.execute(sa.select(VERSION.c.version)).scalar_one())
+
+
+def _upgrade(connection: sa.Connection) -> None:
+    """Bring a store of an older version up to this one, in the caller's transaction; what is stored stays as it is."""
+    if _version(connection) == STORE_SCHEMA:
+        return
+    if connection.dialect.name == "postgresql":
+        # Two writers may both find the old version; the second waits here, and looks again.
+        connection.execute(sa.text(f"LOCK TABLE {VERSION.name}"))
+    found = _version(connection)
+    for since, added in sorted(store_schema.ADDED.items()):
+        for table, name in added if since > found else ():
+            kind = table.c[name].type.compile(connection.dialect)
+            connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {name} {kind}"))
+    connection.execute(sa.update(VERSION).values(version=STORE_SCHEMA))
 
 
 def _put(connection: sa.Connection, table: sa.Table, session_id: str, name: str, document: str) -> None:
@@ -331,59 +361,3 @@ def _next_position(connection: sa.Connection, table: sa.Table, session_id: str) 
 def _one_of(names: Sequence[str]) -> str:
     shown = ", ".join(repr(name) for name in names[:_MOST_SUGGESTIONS])
     return shown if len(names) <= _MOST_SUGGESTIONS else f"{shown}, …"
-
-
-def _prepare_file(path: Path, *, create: bool) -> None:
-    if path.is_dir():
-        raise SpecError(f"{path} is a folder, not a session store", remedy=f"give {path / DEFAULT_PATH.name}")
-    if path.exists():
-        return
-    if not create:
-        raise SpecError(f"there is no session store {path}", remedy="measure something first, e.g. `harness demo`")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SpecError(f"the folder {path.parent} cannot be made: {error.strerror}") from error
-
-
-def _file_url(path: Path) -> sa.URL:
-    if os.access(path, os.W_OK) or not path.exists():
-        return sa.URL.create("sqlite", database=str(path))
-    # A committed or shared store may be read-only. Without a log beside it nothing can change, so no lock is needed,
-    # and none could be taken in a read-only folder.
-    alone = not path.with_name(path.name + "-wal").exists()
-    options = {"mode": "ro", "uri": "true"} | ({"immutable": "1"} if alone else {})
-    return sa.URL.create("sqlite", database=path.absolute().as_uri(), query=options)
-
-
-def _engine(url: sa.URL) -> sa.Engine:
-    if url.get_backend_name() != "sqlite":
-        return sa.create_engine(url, pool_pre_ping=True)
-    engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
-    sa.event.listen(engine, "connect", _sqlite_connect)
-    if url.query.get("mode") != "ro":
-        sa.event.listen(engine, "connect", _sqlite_log)
-    sa.event.listen(engine, "begin", _sqlite_begin)
-    return engine
-
-
-def _sqlite_connect(connection: Any, _record: Any) -> None:
-    # Python's own transaction handling would begin late and commit behind our back; `_sqlite_begin` does it instead.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
-    cursor.execute("PRAGMA foreign_keys = ON")
-    cursor.close()
-
-
-def _sqlite_log(connection: Any, _record: Any) -> None:
-    # Readers and one writer at a time do not block each other; FULL syncs the log at every commit.
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode = WAL")
-    cursor.execute("PRAGMA synchronous = FULL")
-    cursor.close()
-
-
-def _sqlite_begin(connection: sa.Connection) -> None:
-    writes = connection.get_execution_options().get("harness_writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

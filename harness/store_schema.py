@@ -1,18 +1,18 @@
 """The store's tables, and how records become their rows and come back.
 
-Below `harness.store`, which does the reading and writing. Documents are JSON text; arrays are blobs: zlib over the
-little-endian bytes, with dtype and shape beside them, so that a round trip is exact and a damaged blob is noticed.
+Below `harness.store`, which does the reading and writing. Documents are JSON text; arrays are blobs, laid out by
+`harness.store_codec`, so that a round trip is exact and a damaged blob is noticed.
 
-Schema history (STORE_SCHEMA):
+Schema history (STORE_SCHEMA). A store is brought up to date by the first run written to it; until then it is read as it is.
   1  first: session, variant, device, run, load, block, evaluation.
+  2  samples take two fifths less: byte planes, CPU times against wall times (the first kind is still read, block by block);
+     block.document holds what blocks came to know later, such as counters (absent: nothing).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,8 +31,9 @@ from harness.records import (
     Session,
     VariantRecord,
 )
+from harness.store_codec import BlobError, pack, pack_samples, unpack, unpack_samples
 
-STORE_SCHEMA = 1
+STORE_SCHEMA = 2
 
 Row = Mapping[Any, Any]
 
@@ -120,6 +121,7 @@ BLOCKS = sa.Table(
     sa.Column("samples", sa.Integer, nullable=False),
     sa.Column("wall_ns", sa.LargeBinary, nullable=False),
     sa.Column("cpu_ns", sa.LargeBinary, nullable=False),
+    sa.Column("document", _TEXT),
 )
 EVALUATIONS = sa.Table(
     "evaluation",
@@ -134,31 +136,14 @@ EVALUATIONS = sa.Table(
 )
 
 
-class BlobError(ValueError):
-    """A stored array that does not hold what its row says."""
+# Columns that a store of an older version does not have: that version → (table, column).
+ADDED: dict[int, tuple[tuple[sa.Table, str], ...]] = {2: ((BLOCKS, "document"),)}
 
 
-def pack(array: NDArray[Any]) -> bytes:
-    """An array's little-endian bytes, compressed. Level 1: samples are noise, a higher level buys 2 % for much time."""
-    little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-    return zlib.compress(little.tobytes(), 1)
-
-
-def unpack(blob: bytes, dtype: str, shape: Sequence[int]) -> NDArray[Any]:
-    """The array again, writable and in native byte order. Raises BlobError when the bytes do not fit dtype and shape."""
-    kind = np.dtype(dtype)
-    expected = math.prod(shape) * kind.itemsize
-    if kind.kind not in "iufb" or expected < 0:
-        raise BlobError(f"an array of {dtype} {list(shape)} is none of ours")
-    try:
-        # Never more than was promised is decompressed, whatever a hostile file holds.
-        engine = zlib.decompressobj()
-        raw = engine.decompress(blob, expected + 1)
-    except zlib.error as error:
-        raise BlobError(f"a stored array cannot be decompressed: {error}") from error
-    if len(raw) != expected or not engine.eof:
-        raise BlobError(f"a stored array has {len(raw)} bytes, not the {expected} of {dtype} {list(shape)}")
-    return np.frombuffer(raw, dtype=kind.newbyteorder("<")).astype(kind, copy=True).reshape(tuple(shape))
+def columns_of(table: sa.Table, version: int) -> list[sa.Column[Any]]:
+    """The columns that a table has in a store of that version."""
+    missing = {name for since, added in ADDED.items() if since > version for owner, name in added if owner is table}
+    return [column for column in table.columns if column.name not in missing]
 
 
 def _plain(value: Any) -> Any:
@@ -273,8 +258,8 @@ def run_row(run: Run) -> dict[str, Any]:
     return {name: getattr(run, name) for name in _RUN_COLUMNS} | {"document": dump(document)}
 
 
-def run_from_rows(row: Row, loads: Sequence[Row], blocks: Sequence[Row], evaluations: Sequence[Row]) -> Run:
-    """Inverse of `run_row`, `load_row`, `block_row` and `evaluation_row`."""
+def run_from_rows(row: Row, loads: Sequence[Load], blocks: Sequence[Block], evaluations: Sequence[Evaluation]) -> Run:
+    """Inverse of `run_row`, with the parts of the run in their order."""
     document = json.loads(row["document"])
     return Run(
         **{name: row[name] for name in _RUN_COLUMNS},
@@ -283,9 +268,9 @@ def run_from_rows(row: Row, loads: Sequence[Row], blocks: Sequence[Row], evaluat
         retries=document["retries"],
         environment=document["environment"],
         sensors=tuple(document["sensors"]),
-        loads=tuple(_load(item) for item in loads),
-        blocks=tuple(_block(item) for item in blocks),
-        evaluations=tuple(_evaluation(item) for item in evaluations),
+        loads=tuple(loads),
+        blocks=tuple(blocks),
+        evaluations=tuple(evaluations),
     )
 
 
@@ -301,8 +286,18 @@ def load_row(run_id: str, position: int, load: Load) -> dict[str, Any]:
     }
 
 
-def _load(row: Row) -> Load:
+def load_from_row(row: Row) -> Load:
+    """Inverse of `load_row`."""
     return Load(row["variant"], row["load_ns"], row["first_inference_ns"], **json.loads(row["document"]))
+
+
+_BLOCK_COLUMNS = ("variant", "index", "phase", "started_ns", "wall_ns", "cpu_ns", "cpu_clock")
+# What blocks came to know later, with the values that need no storing.
+_BLOCK_EXTRAS = {
+    field.name: field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    for field in dataclasses.fields(Block)
+    if field.name not in _BLOCK_COLUMNS
+}
 
 
 def block_row(run_id: str, position: int, block: Block) -> dict[str, Any]:
@@ -310,6 +305,7 @@ def block_row(run_id: str, position: int, block: Block) -> dict[str, Any]:
     wall, cpu = block.wall_ns, block.cpu_ns
     if wall.dtype != np.int64 or cpu.dtype != np.int64 or wall.ndim != 1 or wall.shape != cpu.shape:
         raise ValueError(f"samples of {block.variant!r}: {wall.dtype} {wall.shape} and {cpu.dtype} {cpu.shape}")
+    extras = {name: getattr(block, name) for name, usual in _BLOCK_EXTRAS.items() if getattr(block, name) != usual}
     return {
         "run_id": run_id,
         "position": position,
@@ -319,21 +315,25 @@ def block_row(run_id: str, position: int, block: Block) -> dict[str, Any]:
         "started_ns": block.started_ns,
         "cpu_clock": block.cpu_clock,
         "samples": int(wall.size),
-        "wall_ns": pack(wall),
-        "cpu_ns": pack(cpu),
+        "wall_ns": pack_samples(wall),
+        "cpu_ns": pack_samples(cpu, wall),
+        "document": dump(extras) if extras else None,
     }
 
 
-def _block(row: Row) -> Block:
-    shape = [row["samples"]]
+def block_from_row(row: Row) -> Block:
+    """Inverse of `block_row`, also of one that an older version wrote."""
+    wall = unpack_samples(row["wall_ns"], row["samples"])
+    document = row.get("document")
     return Block(
         variant=row["variant"],
         index=row["round_index"],
         phase=row["phase"],
         started_ns=row["started_ns"],
-        wall_ns=unpack(row["wall_ns"], "int64", shape),
-        cpu_ns=unpack(row["cpu_ns"], "int64", shape),
+        wall_ns=wall,
+        cpu_ns=unpack_samples(row["cpu_ns"], row["samples"], wall),
         cpu_clock=row["cpu_clock"],
+        **({} if document is None else json.loads(document)),
     )
 
 
@@ -350,7 +350,8 @@ def evaluation_row(run_id: str, position: int, evaluation: Evaluation) -> dict[s
     } | {name: None if array is None else pack(array) for name, array in arrays.items()}
 
 
-def _evaluation(row: Row) -> Evaluation:
+def evaluation_from_row(row: Row) -> Evaluation:
+    """Inverse of `evaluation_row`."""
     described = json.loads(row["arrays"])
     top, outputs = (_array(row, name, described) for name in ("top", "outputs"))
     return Evaluation(row["variant"], row["rows"], row["outputs_sha256"], top=top, outputs=outputs)

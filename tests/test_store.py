@@ -21,7 +21,7 @@ from sample_session import VARIANTS, sample_session
 from harness.errors import HarnessError, SpecError, StoreError
 from harness.records import Block, Failure, Run, SessionData, VariantRecord
 from harness.store import Store
-from harness.store_schema import BlobError, pack, unpack
+from harness.store_codec import BlobError, pack, unpack
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -235,7 +235,7 @@ def test_other_databases_folders_and_urls_are_refused(tmp_path: Path) -> None:
 
 def test_a_missing_driver_names_its_package() -> None:
     with pytest.raises(SpecError, match="pip install") as caught:
-        Store.open("postgresql+psycopg://someone:secret@nowhere/db")
+        Store.open("oracle+oracledb://someone:secret@nowhere/db")
     assert "secret" not in str(caught.value)
 
 

@@ -1,0 +1,170 @@
+"""Samples → bytes and back, without loss: what a block's wall and CPU times take in the store.
+
+Below `harness.store_schema`. Times of one variant lie close together, so of each only the distance to the smallest is kept,
+in units of the clock's step; of CPU times, the distance to their wall times. What is left is mostly noise, which nothing
+makes smaller, in the low bytes, and mostly zeros in the high ones: the bytes are therefore laid out plane by plane (all
+lowest bytes, then all second ones, …), as many planes as the largest value needs, and then compressed.
+
+A blob: one byte MAGIC, one byte with the number of planes and the flags, offset and step as variable-length integers, the
+planes, and a CRC-32 of everything before it. Blobs of the first kind (zlib over the plain int64) begin with another byte
+and are still read; arrays other than samples are still written so.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Int64Array = NDArray[np.int64]
+UInt64Array = NDArray[np.uint64]
+
+# No zlib stream begins with this byte: its low four bits would have to be 8.
+MAGIC = 0x01
+_PLANES, _RESIDUAL, _DEFLATED = 0x0F, 0x10, 0x20
+_WORD = 8
+_CRC = struct.Struct("<I")
+_MODULUS = 1 << 64
+# A clock that ticks in steps shows it at once; only then are all samples looked at.
+_TRIED = 16
+
+
+class BlobError(ValueError):
+    """A stored array that does not hold what its row says."""
+
+
+def pack(array: NDArray[Any]) -> bytes:
+    """An array's little-endian bytes, compressed by zlib: what arrays other than samples are stored as."""
+    little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    # Level 1: a higher one buys 2 % for much time.
+    return zlib.compress(little.tobytes(), 1)
+
+
+def unpack(blob: bytes, dtype: str, shape: Sequence[int]) -> NDArray[Any]:
+    """Inverse of `pack`, writable and in native byte order. Raises BlobError when the bytes do not fit dtype and shape."""
+    kind = np.dtype(dtype)
+    expected = math.prod(shape) * kind.itemsize
+    if kind.kind not in "iufb" or expected < 0:
+        raise BlobError(f"an array of {dtype} {list(shape)} is none of ours")
+    raw = _inflate(blob, expected, zlib.MAX_WBITS, f"{dtype} {list(shape)}")
+    return np.frombuffer(raw, dtype=kind.newbyteorder("<")).astype(kind, copy=True).reshape(tuple(shape))
+
+
+def pack_samples(samples: Int64Array, wall: Int64Array | None = None) -> bytes:
+    """int64 [n] → bytes. With `wall`, int64 [n], only the difference to it is kept, and `unpack_samples` wants it too."""
+    values = samples if wall is None else _difference(wall, samples)
+    offset = int(values.min()) if values.size else 0
+    # Distances between int64 may need 64 bits: they are counted modulo 2^64, without sign.
+    above = values.view(np.uint64) - np.uint64(offset % _MODULUS)
+    step = _step(above)
+    if step > 1:
+        above //= np.uint64(step)
+    planes = max(1, (int(above.max()).bit_length() + 7) // 8) if above.size else 0
+    raw = above.astype("<u8").view(np.uint8).reshape(-1, _WORD)[:, :planes].T.tobytes()
+    deflated = _deflate(raw)
+    flags = planes | (0 if wall is None else _RESIDUAL) | (_DEFLATED if len(deflated) < len(raw) else 0)
+    body = bytes((MAGIC, flags)) + _varint(_zigzag(offset)) + _varint(step)
+    body += deflated if flags & _DEFLATED else raw
+    return body + _CRC.pack(zlib.crc32(body))
+
+
+def unpack_samples(blob: bytes, count: int, wall: Int64Array | None = None) -> Int64Array:
+    """Inverse of `pack_samples`, and of `pack` for int64 [count]. Raises BlobError for anything that does not fit."""
+    if count < 0 or not blob:
+        raise BlobError(f"{count} samples in {len(blob)} bytes are none of ours")
+    if blob[0] != MAGIC:
+        return unpack(blob, "int64", [count])
+    planes, residual, deflated = _flags(blob, empty=count == 0)
+    offset, at = _read_varint(blob, 2)
+    step, at = _read_varint(blob, at)
+    body, expected = blob[at : -_CRC.size], planes * count
+    if deflated:
+        body = _inflate(body, expected, -zlib.MAX_WBITS, f"{count} samples")
+    if len(body) != expected:
+        raise BlobError(f"stored samples have {len(body)} bytes, not the {expected} of {count} samples")
+    words = np.zeros((count, _WORD), dtype=np.uint8)
+    words[:, :planes] = np.frombuffer(body, dtype=np.uint8).reshape(planes, count).T
+    values = words.reshape(-1).view("<u8").astype(np.uint64, copy=False)
+    if step > 1:
+        values *= np.uint64(step)
+    values += np.uint64(_unzigzag(offset) % _MODULUS)
+    found = values.view(np.int64)
+    if not residual:
+        return found
+    if wall is None or wall.shape != found.shape:
+        raise BlobError("stored CPU times need the wall times that they were stored against")
+    return _difference(wall, found)
+
+
+def _flags(blob: bytes, *, empty: bool) -> tuple[int, bool, bool]:
+    if len(blob) < 2 + _CRC.size or _CRC.unpack(blob[-_CRC.size :])[0] != zlib.crc32(memoryview(blob)[: -_CRC.size]):
+        raise BlobError("stored samples are damaged: their checksum differs")
+    flags = blob[1]
+    planes = flags & _PLANES
+    if planes > _WORD or (planes == 0) != empty or flags & ~(_PLANES | _RESIDUAL | _DEFLATED):
+        raise BlobError(f"stored samples have flags {flags:#x} that do not fit")
+    return planes, bool(flags & _RESIDUAL), bool(flags & _DEFLATED)
+
+
+def _difference(one: Int64Array, other: Int64Array) -> Int64Array:
+    """One − other, modulo 2^64: exact again when subtracted from `one`."""
+    return (one.view(np.uint64) - other.view(np.uint64)).view(np.int64)
+
+
+def _step(above: UInt64Array) -> int:
+    """The largest number that divides all values; 1 where there is none, or nothing to divide."""
+    if not above.size or int(np.gcd.reduce(above[:_TRIED])) == 1:
+        return 1
+    return int(np.gcd.reduce(above)) or 1
+
+
+def _deflate(raw: bytes) -> bytes:
+    engine = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
+    return engine.compress(raw) + engine.flush()
+
+
+def _inflate(blob: bytes, expected: int, wbits: int, what: str) -> bytes:
+    """Exactly `expected` bytes. Never more than was promised is decompressed, whatever a hostile file holds."""
+    engine = zlib.decompressobj(wbits)
+    try:
+        raw = engine.decompress(blob, expected + 1)
+    except zlib.error as error:
+        raise BlobError(f"a stored array cannot be decompressed: {error}") from error
+    if len(raw) != expected or not engine.eof:
+        raise BlobError(f"a stored array has {len(raw)} bytes, not the {expected} of {what}")
+    return raw
+
+
+def _zigzag(value: int) -> int:
+    return value * 2 if value >= 0 else -value * 2 - 1
+
+
+def _unzigzag(value: int) -> int:
+    return value // 2 if value % 2 == 0 else -(value + 1) // 2
+
+
+def _varint(value: int) -> bytes:
+    """Seven bits a byte, the lowest first; the high bit says that more follow."""
+    found = bytearray()
+    while value > 0x7F:  # noqa: PLR2004 - seven bits
+        found.append(value & 0x7F | 0x80)
+        value >>= 7
+    found.append(value)
+    return bytes(found)
+
+
+def _read_varint(blob: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        if at >= len(blob) - _CRC.size or shift > 63:  # noqa: PLR2004 - a word has no more bits
+            raise BlobError("stored samples end in their head")
+        byte = blob[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if not byte & 0x80:
+            return value % _MODULUS, at

@@ -187,10 +187,12 @@ class SyncSession:
         fd = self._open(path, mode)
 
         def write(chunk: bytes) -> None:
+            nonlocal replaced
             try:
                 self._write(fd, chunk)
             except OSError:
-                if replaced:  # before the client hears of it
+                if replaced:  # before the client hears of it; and only once, for it may push the same name again at once
+                    replaced = False
                     self._files.unlink(path)
                 raise
 

@@ -27,6 +27,7 @@ from harness.records import SessionData
 from harness.row import OK, Row
 from harness.stats import compare as stats
 from harness.stats.compare import Comparison
+from harness.stats.looks import Looks, looks_of
 from harness.table import block_medians, build_rows, run_medians
 
 Key = tuple[str, str]  # variant, device
@@ -67,7 +68,8 @@ class ComparisonTable:
 
 @dataclass(frozen=True, slots=True)
 class _Side:
-    """A session's rows and medians, looked up once. Keys are (variant, device). `counting`: devices that count instructions."""
+    """A session's rows and medians, looked up once. Keys are (variant, device). `counting`: devices that count instructions.
+    `looks`: planned at the ratios of variants of one device while it was measured; None where stopping did not ask for them."""
 
     session: str
     rows: dict[tuple[str, str], Row]
@@ -75,6 +77,7 @@ class _Side:
     blocks: Mapping[Key, Blocks]
     artifacts: Mapping[str, str | None]
     counting: frozenset[str]
+    looks: Looks | None
 
 
 def _side(data: SessionData) -> _Side:
@@ -85,6 +88,7 @@ def _side(data: SessionData) -> _Side:
         blocks=block_medians(data) | block_medians(data, counted=True),
         counting=frozenset(device.name for device in data.devices if device.facts.get("counts_instructions") is True),
         artifacts={variant.name: variant.artifact_sha256 for variant in data.variants},
+        looks=looks_of(data.session.protocol),
     )
 
 
@@ -166,10 +170,13 @@ def _compare(one: _Side, mine: tuple[str, str], two: _Side, other: tuple[str, st
         return "none", _inconclusive("virtual time is never held against latency")
     if one.session != two.session:
         return "unpaired", stats.unpaired(list(mine_runs.values()), list(other_runs.values()))
+    # The session may have been stopped by ratios between variants of a device, never by those between devices.
+    looks = one.looks if mine[1] == other[1] else None
     by_block = _block_ratios(one.blocks[mine], two.blocks[other])
     if by_block:
-        return "block", stats.paired(list(by_block.values()))
-    return "round", stats.paired([math.log(mine_runs[r] / other_runs[r]) for r in sorted(mine_runs) if r in other_runs])
+        return "block", stats.paired(list(by_block.values()), looks)
+    by_round = [math.log(mine_runs[r] / other_runs[r]) for r in sorted(mine_runs) if r in other_runs]
+    return "round", stats.paired(by_round, looks)
 
 
 def _mixed(one: _Side, mine: tuple[str, str], two: _Side, other: tuple[str, str]) -> bool:

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from harness.stats.distributions import t_cdf, t_quantile
+from harness.stats.looks import Looks, adjusted, nominal_level
 
 ALPHA = 0.05
 DIFFERENCE = math.log(1.01)
@@ -37,6 +38,7 @@ class Comparison:
     """`ratio` = candidate / reference with its 95 % interval, from `n` runs (the smaller number where unpaired).
 
     `p_value`: of the stronger of the two claims; `p_adjusted` the same after Holm, equal to it for a single comparison.
+    `looks`: how often the runs may have been looked at before there were enough; interval and p-values are widened for that.
     `reason` is given where no interval exists or where Holm alone took the claim back.
     """
 
@@ -48,6 +50,7 @@ class Comparison:
     p_adjusted: float | None
     verdict: Verdict
     reason: str | None = None
+    looks: int = 1
 
 
 def run_log_ratio(candidate: ArrayLike, reference: ArrayLike) -> float:
@@ -66,13 +69,17 @@ def _too_few(n: int) -> Comparison:
     return Comparison(None, None, None, n, None, None, "inconclusive", reason)
 
 
-def paired(log_ratios: Sequence[float]) -> Comparison:
-    """Compare by one log ratio per pair of runs made together (same process, or same round)."""
+def paired(log_ratios: Sequence[float], looks: Looks | None = None) -> Comparison:
+    """Compare by one log ratio per pair of runs made together (same process, or same round).
+
+    `looks`: given where the number of runs was decided by looking at these ratios; then the interval is a repeated confidence
+    interval and p-values are adjusted, so that the verdict holds however often it was looked at (`harness.stats.looks`).
+    """
     n = len(log_ratios)
     if n < MINIMUM_RUNS:
         return _too_few(n)
     array = np.asarray(log_ratios, dtype=np.float64)
-    return _judge(float(array.mean()), float(array.std(ddof=1)) / math.sqrt(n), n - 1.0, n)
+    return _judge(float(array.mean()), float(array.std(ddof=1)) / math.sqrt(n), n - 1.0, n, looks)
 
 
 def unpaired(candidate: Sequence[float], reference: Sequence[float]) -> Comparison:
@@ -87,13 +94,17 @@ def unpaired(candidate: Sequence[float], reference: Sequence[float]) -> Comparis
     return _judge(float(a.mean() - b.mean()), math.sqrt(va + vb), df, n)
 
 
-def _judge(mean: float, error: float, df: float, n: int) -> Comparison:
-    half = t_quantile(1.0 - ALPHA / 2.0, df) * error
+def _judge(mean: float, error: float, df: float, n: int, looks: Looks | None = None) -> Comparison:
+    level = ALPHA if looks is None else nominal_level(ALPHA, looks)
+    half = t_quantile(1.0 - level / 2.0, df) * error
     p_difference = _p_beyond(abs(mean) - DIFFERENCE, error, df)
     p_equivalence = _p_beyond(EQUIVALENCE - abs(mean), error, df)
+    if looks is not None:
+        p_difference, p_equivalence = adjusted(p_difference, looks), adjusted(p_equivalence, looks)
     p = min(p_difference, p_equivalence)
     verdict = _claim(mean, p_difference, p_equivalence) if p < ALPHA else "inconclusive"
-    return Comparison(math.exp(mean), math.exp(mean - half), math.exp(mean + half), n, p, p, verdict)
+    low, high, count = math.exp(mean - half), math.exp(mean + half), 1 if looks is None else looks.count
+    return Comparison(math.exp(mean), low, high, n, p, p, verdict, looks=count)
 
 
 def _claim(mean: float, p_difference: float, p_equivalence: float) -> Verdict:

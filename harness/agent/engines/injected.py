@@ -101,7 +101,10 @@ def injection(options: Mapping[str, Any], model: str) -> Injection | None:
 
 
 def slowed(invoke: Callable[[], object], what: Injection) -> Callable[[], None]:
-    """An `invoke` that takes longer by the injected share. It burns CPU, as slower kernels would: it does not sleep."""
+    """An `invoke` that takes longer by the injected share. It burns CPU, as slower kernels would: it does not sleep.
+
+    The share is added to a second reading of the clock: one that is not slowed spends as much on finding that out.
+    """
     now = time.perf_counter_ns
     constant = what.slowdown
 
@@ -109,7 +112,7 @@ def slowed(invoke: Callable[[], object], what: Injection) -> Callable[[], None]:
         started = now()
         invoke()
         ended = now()
-        until = ended + (ended - started) * constant
+        until = (ended - started) * constant + now()
         while now() < until:
             pass
 
@@ -117,7 +120,7 @@ def slowed(invoke: Callable[[], object], what: Injection) -> Callable[[], None]:
         started = now()
         invoke()
         ended = now()
-        until = ended + (ended - started) * what.share(ended)
+        until = (ended - started) * what.share(ended) + now()
         while now() < until:
             pass
 

@@ -88,7 +88,7 @@ def _note(message: Mapping[str, Any], job: Job, transcript: Transcript) -> None:
     """Take errors and the end from a message; refuse models that are not in the job."""
     kind = message["type"]
     known = {model.id for model in job.models}
-    if kind in ("loaded", "memory", "warmup", "block", "outputs") and message["id"] not in known:
+    if kind in ("loaded", "memory", "warmup", "block", "outputs", "profile") and message["id"] not in known:
         raise ProtocolError(f"message {kind!r} about {message['id']!r}, which is no model of the job")
     if kind == "done":
         transcript.done = True
@@ -192,4 +192,7 @@ class _Allowance:
             energy = self._job.energy
             phase = max(energy.idle_s, energy.window_s) + 2 * energy.settle_s
             return self._hang_s + phase + _PATIENCE * self._inference_s
+        if self._job.profile is not None:
+            profile = self._job.profile
+            return self._hang_s + (2 * profile.rounds + 2) * (profile.block_max_s + _PATIENCE * self._inference_s)
         return self._hang_s

@@ -65,6 +65,52 @@ class Engine(Protocol):
         """Load and compile until ready to invoke. Any exception becomes an `error` message of kind "load"."""
 
 
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """One operator as the engine ran it. `times_ns`: its time in each profiled inference, in time order (an operator in a loop
+    counts all its turns). `inputs`, `outputs`: tensor names of the graph where known, by which layers of two variants are
+    matched. `runner`: execution provider, delegate or kernel. `moved_bytes`: read and written by one inference, where told."""
+
+    name: str
+    type: str
+    times_ns: list[int]
+    runner: str | None = None
+    precision: str | None = None
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    moved_bytes: int | None = None
+
+
+class Profiler(Protocol):
+    """A model loaded for profiling, in an engine that has a profiler: `Engine.profiler(path, options)` makes one (base.Engine
+    need not have it). `method` says how operators are timed; `notes` what a reader must know of that.
+
+    Inferences between `start` and `stop` count; `collect` is called after each of these, outside the clock."""
+
+    method: str
+    notes: tuple[str, ...]
+    invoke: Callable[[], object]
+
+    def bind(self, inputs: Sequence[NDArray[Any]]) -> None:
+        """As Session.bind."""
+
+    def start(self) -> None:
+        """Inferences count from now on."""
+
+    def collect(self) -> None:
+        """An inference has ended."""
+
+    def stop(self) -> None:
+        """Inferences no longer count."""
+
+    def operators(self) -> list[Operator]:
+        """All operators that ran, in order of execution. Called once, at the end."""
+
+    def graph(self) -> dict[str, Any]:
+        """Of the artifact's own graph, before the engine optimized it: `operators` (type -> how many), and what the engine
+        tells of delegates: `nodes`, `delegated_nodes`, `delegate`."""
+
+
 def precision_facts(operators: Counter[str], how: str) -> dict[str, Any]:
     """Facts from the number of compute operators (convolutions, matrix products, recurrent cells) in each precision.
 

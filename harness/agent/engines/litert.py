@@ -1,20 +1,22 @@
 """LiteRT (or its predecessor tflite-runtime, on devices that have only that): .tflite on the CPU.
 
-Options in the job: `xnnpack` (default true): whether the XNNPACK delegate is applied.
+Options in the job: `xnnpack` (default true): whether the XNNPACK delegate is applied; `profile`: see litert_profilers.py.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..protocol import Tensor
-from .base import LoadOptions, precision_facts
+from .base import LoadOptions, Profiler, precision_facts
+from .litert_profile import GraphOperator
 
 # The operators that carry the arithmetic, and where in their inputs activations and weights stand.
 _COMPUTE: dict[str, tuple[int, int]] = {
@@ -69,17 +71,35 @@ class _Graph:
     def _inputs(self, node: int) -> list[int]:
         return [int(index) for index in self._native.NodeInputs(node)]
 
+    def _precision(self, node: int) -> str | None:
+        """The precision of a compute operator; None for any other."""
+        places = _COMPUTE.get(self.names[node])
+        inputs = self._inputs(node)
+        if places is None or len(inputs) <= max(places):
+            return None
+        kinds = [np.dtype(self._native.TensorType(inputs[place], 0)).name for place in places]
+        return _precision_of(kinds[0], kinds[1])
+
     def precisions(self) -> Counter[str]:
         """Compute operators by precision."""
-        found: Counter[str] = Counter()
-        for node in self.nodes:
-            places = _COMPUTE.get(self.names[node])
-            inputs = self._inputs(node)
-            if places is None or len(inputs) <= max(places):
-                continue
-            kinds = [np.dtype(self._native.TensorType(inputs[place], 0)).name for place in places]
-            found[_precision_of(kinds[0], kinds[1])] += 1
-        return found
+        found = (self._precision(node) for node in self.nodes)
+        return Counter(precision for precision in found if precision is not None)
+
+    def operators(self) -> list[GraphOperator]:
+        """The graph's own operators by their number, delegates left out."""
+
+        def named(tensors: Iterable[int]) -> tuple[str, ...]:
+            return tuple(str(self._native.TensorName(int(index), 0)) for index in tensors if index >= 0)
+
+        return [
+            GraphOperator(
+                self.names[node],
+                named(self._inputs(node)),
+                named(self._native.NodeOutputs(node)),
+                self._precision(node),
+            )
+            for node in self.nodes
+        ]
 
     def delegated(self) -> int:
         """How many nodes the delegates took over: all that lie between a delegate's inputs and its outputs."""
@@ -126,6 +146,10 @@ class LiteRTSession:
         """See base.Session."""
         return [np.array(self._interpreter.get_tensor(detail["index"])) for detail in self._outputs]
 
+    def graph(self) -> list[GraphOperator]:
+        """The operators of the loaded graph. Raises AttributeError, TypeError or ValueError where LiteRT does not tell."""
+        return _Graph(self._interpreter._interpreter).operators()  # noqa: SLF001
+
     def facts(self, *, deep: bool) -> dict[str, Any]:
         """See base.Session. Types are those of the operators' tensors in the loaded graph."""
         del deep
@@ -167,6 +191,14 @@ class LiteRT:
                 interpreter.resize_tensor_input(detail["index"], shape)
         interpreter.allocate_tensors()
         return LiteRTSession(interpreter, threads=options.threads)
+
+    def profiler(self, path: str, options: LoadOptions) -> Profiler:
+        """See base.Profiler. A session of its own, so that what it is bound to disturbs no other."""
+        from .litert_profilers import open_profiler
+
+        whole = self.load(path, options)
+        folder = str(Path(str(self._module.__file__)).parent)
+        return open_profiler(folder, path, options, whole, whole.graph(), lambda cut: self.load(cut, options))
 
 
 def create() -> LiteRT:

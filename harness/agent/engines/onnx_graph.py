@@ -1,4 +1,4 @@
-"""Which precision the operators of an ONNX graph compute in, read from the file without the onnx package.
+"""What operators an ONNX graph has and which precision they compute in, read from the file without the onnx package.
 
 ONNX Runtime does not tell what it runs, but can write out the graph after its optimizations (fused, quantized, cast). A device
 has no onnx package, so this reads the few protobuf fields that matter: nodes, the types of weights, the attribute
@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 # Field numbers of ModelProto, GraphProto, NodeProto, AttributeProto, TensorProto, ValueInfoProto and TypeProto.
 _MODEL_GRAPH = 7
 _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_VALUES = 1, 5, (11, 12, 13)
-_NODE_INPUT, _NODE_OUTPUT, _NODE_OP, _NODE_ATTRIBUTE = 1, 2, 4, 5
+_NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OP, _NODE_ATTRIBUTE = 1, 2, 3, 4, 5
 _ATTRIBUTE_NAME, _ATTRIBUTE_INT, _ATTRIBUTE_GRAPH, _ATTRIBUTE_GRAPHS = 1, 3, 6, 11
 _TENSOR_TYPE, _TENSOR_NAME = 2, 8
 _VALUE_NAME, _VALUE_TYPE, _TYPE_TENSOR, _TENSOR_ELEMENT = 1, 2, 1, 1
@@ -104,6 +105,7 @@ class _Node:
     def __init__(self, data: memoryview) -> None:
         self.inputs: list[str] = []
         self.outputs: list[str] = []
+        self.name = ""
         self.op = ""
         self.integers: dict[str, int] = {}
         self.subgraphs: list[memoryview] = []
@@ -112,6 +114,8 @@ class _Node:
                 self.inputs.append(_text(value))
             elif number == _NODE_OUTPUT:
                 self.outputs.append(_text(value))
+            elif number == _NODE_NAME:
+                self.name = _text(value)
             elif number == _NODE_OP:
                 self.op = _text(value)
             elif number == _NODE_ATTRIBUTE and isinstance(value, memoryview):
@@ -169,4 +173,28 @@ def compute_precisions(model: bytes) -> Counter[str]:
     found: Counter[str] = Counter()
     for graph in _messages(memoryview(model), _MODEL_GRAPH):
         _count(graph, {}, found)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class GraphNode:
+    """A node of the main graph: its name, operator, and the names of its tensors (constants among the inputs too)."""
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def graph_nodes(model: bytes) -> list[GraphNode]:
+    """The nodes of an ONNX file's (ModelProto) main graph, in their order; those of subgraphs are left out.
+
+    Raises ValueError when the bytes are no protobuf message.
+    """
+    found = []
+    for graph in _messages(memoryview(model), _MODEL_GRAPH):
+        for data in _messages(graph, _GRAPH_NODE):
+            node = _Node(data)
+            named = tuple(name for name in node.inputs if name), tuple(name for name in node.outputs if name)
+            found.append(GraphNode(node.name, node.op, *named))
     return found

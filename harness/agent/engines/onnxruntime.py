@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ from numpy.typing import NDArray
 
 from ..channel import AgentError
 from ..protocol import Tensor
-from .base import LoadOptions, precision_facts
-from .onnx_graph import compute_precisions
+from .base import LoadOptions, Operator, precision_facts
+from .onnx_graph import compute_precisions, graph_nodes
+from .onnx_profile import METHOD, operators_of, read_trace
 
 _CPU = "CPUExecutionProvider"
 _LEVELS = {
@@ -118,6 +120,67 @@ class OnnxSession:
             return compute_precisions(copy.read_bytes())
 
 
+class OnnxProfiler:
+    """A session of its own with profiling on; its trace is read when it ends."""
+
+    method = METHOD
+
+    def __init__(self, module: Any, path: str, options: LoadOptions) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self._path = path
+        settings = _settings(module, options)
+        settings.enable_profiling = True
+        settings.profile_file_prefix = str(Path(self._folder.name) / "trace")
+        self._optimized: Path | None = None
+        self.notes: tuple[str, ...] = ()
+        if Path(path).stat().st_size <= _LARGEST_COPY:
+            self._optimized = Path(self._folder.name) / "optimized.onnx"
+            settings.optimized_model_filepath = str(self._optimized)
+            settings.log_severity_level = 3  # it warns that the copy fits this machine only, which is the point
+        else:
+            self.notes = ("the artifact is too large to copy, so layers are not told by their tensors",)
+        self._native = module.InferenceSession(path, settings, providers=_providers(options))
+        self._session = OnnxSession(module, self._native, path, options)
+        self._counting = False
+        self._number = 0
+        self._counted: list[int] = []
+
+    def bind(self, inputs: Sequence[NDArray[Any]]) -> None:
+        """See base.Profiler."""
+        self._session.bind(inputs)
+
+    def invoke(self) -> None:
+        """See base.Profiler."""
+        self._session.invoke()
+        if self._counting:
+            self._counted.append(self._number)
+        self._number += 1
+
+    def start(self) -> None:
+        """See base.Profiler."""
+        self._counting = True
+
+    def collect(self) -> None:
+        """See base.Profiler: the trace is written at the end."""
+
+    def stop(self) -> None:
+        """See base.Profiler."""
+        self._counting = False
+
+    def operators(self) -> list[Operator]:
+        """See base.Profiler."""
+        trace = Path(self._native.end_profiling())
+        nodes = graph_nodes(self._optimized.read_bytes()) if self._optimized is not None else []
+        found = operators_of(read_trace(trace.read_text(encoding="utf-8")), self._counted, nodes)
+        self._folder.cleanup()
+        return found
+
+    def graph(self) -> dict[str, Any]:
+        """See base.Profiler."""
+        nodes = graph_nodes(Path(self._path).read_bytes())
+        return {"nodes": len(nodes), "operators": dict(sorted(Counter(node.op for node in nodes).items()))}
+
+
 def _providers(options: LoadOptions) -> list[str]:
     return [str(name) for name in options.extra.get("providers", (_CPU,))]
 
@@ -150,16 +213,25 @@ class OnnxRuntime:
 
     def load(self, path: str, options: LoadOptions) -> OnnxSession:
         """See base.Engine."""
+        self._check(options)
         providers = _providers(options)
-        missing = [name for name in providers if name not in self._module.get_available_providers()]
-        if missing:
-            raise AgentError(
-                "load", f"this ONNX Runtime has no {', '.join(missing)}", remedy="install a build that has it"
-            )
         session = self._module.InferenceSession(path, _settings(self._module, options), providers=providers)
         if session.get_providers()[0] != providers[0]:
             raise AgentError("load", f"asked for {providers[0]}, ONNX Runtime runs on {session.get_providers()[0]}")
         return OnnxSession(self._module, session, path, options)
+
+    def profiler(self, path: str, options: LoadOptions) -> OnnxProfiler:
+        """See base.Profiler."""
+        self._check(options)
+        return OnnxProfiler(self._module, path, options)
+
+    def _check(self, options: LoadOptions) -> None:
+        """Raise AgentError when an execution provider asked for is not in this build."""
+        missing = [name for name in _providers(options) if name not in self._module.get_available_providers()]
+        if missing:
+            raise AgentError(
+                "load", f"this ONNX Runtime has no {', '.join(missing)}", remedy="install a build that has it"
+            )
 
 
 def create() -> OnnxRuntime:

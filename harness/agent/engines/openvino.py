@@ -10,6 +10,7 @@ cache is used. Importing and running the runtime sends no telemetry (its convers
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import sys
@@ -21,13 +22,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..protocol import Tensor
-from .base import LoadOptions, precision_facts
+from .base import LoadOptions, Operator, precision_facts
+from .openvino_profile import METHOD, operators_of
+from .openvino_profile import Counter as ProfileCounter
 
 _COMPUTE = frozenset(
     {"Convolution", "GroupConvolution", "Deconvolution", "BinaryConvolution", "DeformableConvolution"}
     | {"FullyConnected", "MatMul", "Gemm", "MHA", "ScaledDotProductAttention"}
     | {"RNNCell", "RNNSeq", "LSTMCell", "LSTMSequence", "GRUCell", "GRUSequence"}
 )
+_NO_OPERATORS = frozenset({"Constant", "Parameter", "Result"})
 _PRECISIONS = {"i8": "int8", "u8": "int8"}
 _READ_BACK = {
     "threads": "INFERENCE_NUM_THREADS",
@@ -120,6 +124,28 @@ class OpenVINOSession:
         facts |= {"arena_bytes": None, "arena_bytes_reason": "OpenVINO does not tell the memory of its tensors"}
         return facts
 
+    def counters(self) -> list[ProfileCounter]:
+        """Performance counters of the last inference; the model must have been compiled with them."""
+        return [
+            ProfileCounter(
+                name=str(info.node_name),
+                type=str(info.node_type),
+                kernel=str(info.exec_type),
+                real_ns=round(info.real_time.total_seconds() * 1e9),
+                executed=str(info.status).endswith(".EXECUTED"),
+            )
+            for info in self._request.get_profiling_info()
+        ]
+
+    def runtime_nodes(self) -> dict[str, dict[str, str]]:
+        """Runtime info of each node of the compiled graph, by its name."""
+        keys = ("runtimePrecision", "originalLayersNames", "outputLayouts")
+        found = {}
+        for node in self._compiled.get_runtime_model().get_ordered_ops():
+            info = node.get_rt_info()
+            found[str(node.get_friendly_name())] = {key: _rt(info, key) for key in keys if key in info}
+        return found
+
     def _runtime_graph(self) -> dict[str, Any]:
         operators: Counter[str] = Counter()
         kernels: Counter[str] = Counter()
@@ -138,6 +164,42 @@ class OpenVINOSession:
 def _rt(info: Any, key: str) -> str:
     value = info[key]
     return str(value.astype(str) if hasattr(value, "astype") else value)
+
+
+class OpenVINOProfiler:
+    """A compiled model of its own with performance counters on."""
+
+    method = METHOD
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, session: OpenVINOSession, operators: Counter[str]) -> None:
+        self._session = session
+        self._operators = operators
+        self._runs: list[list[ProfileCounter]] = []
+        self.invoke = session.invoke
+
+    def bind(self, inputs: Sequence[NDArray[Any]]) -> None:
+        """See base.Profiler."""
+        self._session.bind(inputs)
+
+    def start(self) -> None:
+        """See base.Profiler."""
+
+    def collect(self) -> None:
+        """See base.Profiler."""
+        self._runs.append(self._session.counters())
+
+    def stop(self) -> None:
+        """See base.Profiler."""
+
+    def operators(self) -> list[Operator]:
+        """See base.Profiler."""
+        return operators_of(self._runs, self._session.runtime_nodes())
+
+    def graph(self) -> dict[str, Any]:
+        """See base.Profiler. Constants and results are no operators."""
+        found = {name: count for name, count in self._operators.items() if name not in _NO_OPERATORS}
+        return {"nodes": sum(found.values()), "operators": dict(sorted(found.items()))}
 
 
 class OpenVINO:
@@ -168,6 +230,13 @@ class OpenVINO:
         compiled = self._core.compile_model(model, device, self._config(device, options, streams))
         cache = str(self._core.get_property("CACHE_DIR"))
         return [OpenVINOSession(compiled, reshaped=reshaped, cache=cache, streams=streams) for _ in range(streams)]
+
+    def profiler(self, path: str, options: LoadOptions) -> OpenVINOProfiler:
+        """See base.Profiler."""
+        config = {**options.extra.get("config", {}), "PERF_COUNT": True}
+        session = self.load(path, dataclasses.replace(options, extra={**options.extra, "config": config}))
+        operators = Counter(str(op.get_type_name()) for op in self._core.read_model(path).get_ordered_ops())
+        return OpenVINOProfiler(session, operators)
 
     def _config(self, device: str, options: LoadOptions, streams: int) -> dict[str, Any]:
         wanted: dict[str, Any] = {

@@ -1,0 +1,110 @@
+"""LiteRT's profile → operators with their times, whichever way the times were had.
+
+Either from the events of LiteRT's own profiler (litert_native.py), or by ablation (tflite_cut.py): the model is cut after ever
+more of its operators, and what a cut takes longer than the one before is what the operators between them take. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .base import Operator
+
+METHOD = "LiteRT's profiler: kernel times of each node, and of each operator inside XNNPACK"
+ABLATION = (
+    "ablation: the model cut after ever more operators; a segment takes what its end takes longer than its beginning"
+)
+# Types of event, from LiteRT's litert_profiler_event.h.
+NODE, DELEGATE_NODE, INSIDE_DELEGATE = 2, 4, 8
+_DELEGATE = "XNNPACK"
+_PRECISIONS = {
+    "QD8": "int8-dynamic",
+    "QS8": "int8",
+    "QU8": "int8",
+    "QC8": "int8",
+    "F32": "f32",
+    "F16": "f16",
+    "PF32": "f32",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event of LiteRT's profiler: what, of which type, how long, and the number of the node in its graph (for one inside a
+    delegate: its number in the delegate's part)."""
+
+    tag: str
+    type: int
+    elapsed_ns: int
+    node: int
+
+
+@dataclass(frozen=True, slots=True)
+class GraphOperator:
+    """An operator of the loaded graph: its type and the names of its tensors."""
+
+    type: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    precision: str | None = None
+
+
+def _inside(tag: str) -> str | None:
+    """The precision in XNNPACK's name of an operator: "Fully Connected (NC, QD8, F32, QC8W) GEMM"."""
+    words = tag.partition("(")[2].partition(")")[0].replace(",", " ").split()
+    return next((_PRECISIONS[word] for word in words if word in _PRECISIONS), None)
+
+
+def operators_of(runs: Sequence[Sequence[Event]], graph: Sequence[GraphOperator]) -> list[Operator]:
+    """Operators from the events of each inference. `graph`: the operators by node number.
+
+    An operator inside a delegate has no tensors: which nodes it stands for is not told. Raises ValueError when an inference has
+    other operators than the first.
+    """
+    found: list[Operator] = []
+    keys: list[tuple[str, int, int]] = []
+    for number, run in enumerate(runs):
+        kernels = [event for event in run if event.type in (NODE, DELEGATE_NODE, INSIDE_DELEGATE)]
+        # A delegate's own event holds those inside it: count it only where it tells of none.
+        inside = any(event.type == INSIDE_DELEGATE for event in kernels)
+        kernels = [event for event in kernels if event.type != DELEGATE_NODE or not inside]
+        seen = [(event.tag, event.type, event.node) for event in kernels]
+        if number == 0:
+            keys = seen
+            found = [_operator(event, place, graph) for place, event in enumerate(kernels)]
+        elif seen != keys:
+            raise ValueError(
+                f"LiteRT's profiler told of {len(seen)} operators in one inference and {len(keys)} in another"
+            )
+        for operator, event in zip(found, kernels, strict=True):
+            operator.times_ns.append(event.elapsed_ns)
+    return found
+
+
+def _operator(event: Event, place: int, graph: Sequence[GraphOperator]) -> Operator:
+    if event.type != NODE:
+        return Operator(f"{event.tag} #{place}", event.tag, [], _DELEGATE, _inside(event.tag))
+    node = graph[event.node] if 0 <= event.node < len(graph) else GraphOperator(event.tag, (), ())
+    name = node.outputs[0] if node.outputs else f"{event.tag} #{event.node}"
+    return Operator(name, event.tag, [], "LiteRT kernel", node.precision, node.inputs, node.outputs)
+
+
+def by_ablation(cuts: Sequence[int], passes: Sequence[Sequence[int]], graph: Sequence[GraphOperator]) -> list[Operator]:
+    """Operators from the times of ever longer beginnings of the model.
+
+    `cuts`: after how many operators each beginning ends, rising, the last after all. `passes`: for each pass over the cuts the
+    time of each, ns. A segment of several operators bears the name of its last one and the types of all.
+    """
+    found = []
+    start = 0
+    for place, end in enumerate(cuts):
+        part = graph[start:end]
+        kinds = list(dict.fromkeys(node.type for node in part))
+        times = [times[place] - (times[place - 1] if place else 0) for times in passes]
+        last = part[-1]
+        precision = next((node.precision for node in part if node.precision is not None), None)
+        name = last.outputs[0] if last.outputs else f"{last.type} #{end - 1}"
+        found.append(Operator(name, " + ".join(kinds), times, None, precision, part[0].inputs, last.outputs))
+        start = end
+    return found

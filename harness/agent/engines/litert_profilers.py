@@ -1,0 +1,168 @@
+"""The two profilers of LiteRT: its own, where its library can be reached, or ablation.
+
+Used by litert.py. `options.extra["profile"]`: "auto" (LiteRT's own, else ablation), "profiler" or "ablation".
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ..channel import AgentError
+from .base import LoadOptions, Operator, Profiler, Session
+from .litert_native import NativeModel, UnreachableError
+from .litert_profile import ABLATION, METHOD, Event, GraphOperator, by_ablation, operators_of
+from .tflite_cut import Cutter
+
+_MOST_CUTS, _PASSES, _CUT_SAMPLES, _CUT_WARMUP = 160, 2, 5, 2
+
+Facts = dict[str, Any]
+Open = Callable[[str], Session]
+
+
+class NativeProfiler:
+    """LiteRT's own profiler."""
+
+    method = METHOD
+    notes: tuple[str, ...] = (
+        "LiteRT tells times in whole µs, rounded down: short operators come out shorter than they are",
+    )
+
+    def __init__(self, model: NativeModel, graph: Sequence[GraphOperator], facts: Facts) -> None:
+        self._model = model
+        self._graph = graph
+        self._facts = facts
+        self._runs: list[list[Event]] = []
+        self.invoke: Callable[[], object] = model.invoke
+
+    def bind(self, inputs: Sequence[NDArray[Any]]) -> None:
+        """See base.Profiler."""
+        self._model.bind(inputs)
+
+    def start(self) -> None:
+        """See base.Profiler."""
+        self._model.start()
+
+    def collect(self) -> None:
+        """See base.Profiler."""
+        self._model.stop()
+        self._runs.append(self._model.events())
+        self._model.start()
+
+    def stop(self) -> None:
+        """See base.Profiler."""
+        self._model.stop()
+
+    def operators(self) -> list[Operator]:
+        """See base.Profiler."""
+        return operators_of(self._runs, self._graph)
+
+    def graph(self) -> Facts:
+        """See base.Profiler."""
+        return _graph_facts(self._graph, self._facts)
+
+
+class AblationProfiler:
+    """No profiler at all: ever longer beginnings of the model are loaded and timed, one after the other."""
+
+    method = ABLATION
+
+    def __init__(self, path: str, whole: Session, graph: Sequence[GraphOperator], facts: Facts, load: Open) -> None:
+        self._cutter = Cutter(Path(path).read_bytes())
+        self._graph = graph
+        self._facts = facts
+        self._load = load
+        self._whole = whole
+        self._inputs: list[NDArray[Any]] = []
+        self.invoke = whole.invoke
+        count = self._cutter.operators
+        if count != len(graph):
+            raise AgentError("load", f"the file has {count} operators, the loaded graph {len(graph)}")
+        step = -(-count // _MOST_CUTS)
+        self._cuts = [*range(step, count, step), count]
+        cut = f"cut after every {step} operators" if step > 1 else "cut after every operator"
+        self.notes: tuple[str, ...] = (
+            f"{cut}, {_PASSES} passes of {_CUT_SAMPLES} inferences; differences of times are noisier than times, some are negative",
+        )
+
+    def bind(self, inputs: Sequence[NDArray[Any]]) -> None:
+        """See base.Profiler."""
+        self._inputs = list(inputs)
+        self._whole.bind(inputs)
+
+    def start(self) -> None:
+        """See base.Profiler."""
+
+    def collect(self) -> None:
+        """See base.Profiler."""
+
+    def stop(self) -> None:
+        """See base.Profiler."""
+
+    def operators(self) -> list[Operator]:
+        """See base.Profiler. Forward, then backward: what drifts in between is shared by both ends."""
+        passes = []
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "cut.tflite"
+            for number in range(_PASSES):
+                times = [0] * len(self._cuts)
+                places = range(len(self._cuts))
+                for place in places if number % 2 == 0 else reversed(places):
+                    path.write_bytes(self._cutter.after(self._cuts[place]))
+                    times[place] = self._time(path)
+                passes.append(times)
+        return by_ablation(self._cuts, passes, self._graph)
+
+    def _time(self, path: Path) -> int:
+        """The median of a few inferences, ns."""
+        session = self._load(str(path))
+        session.bind(self._inputs)
+        for _ in range(_CUT_WARMUP):
+            session.invoke()
+        taken = []
+        for _ in range(_CUT_SAMPLES):
+            before = time.perf_counter_ns()
+            session.invoke()
+            taken.append(time.perf_counter_ns() - before)
+        return sorted(taken)[_CUT_SAMPLES // 2]
+
+    def graph(self) -> Facts:
+        """See base.Profiler."""
+        return _graph_facts(self._graph, self._facts)
+
+
+def _graph_facts(graph: Sequence[GraphOperator], facts: Facts) -> Facts:
+    kept = {key: facts[key] for key in ("nodes", "delegated_nodes", "delegate") if facts.get(key) is not None}
+    return {**kept, "operators": dict(sorted(Counter(node.type for node in graph).items()))}
+
+
+def open_profiler(
+    package: str, path: str, options: LoadOptions, whole: Session, graph: Sequence[GraphOperator], load: Open
+) -> Profiler:
+    """LiteRT's own profiler where it can be had and was not excluded; else ablation, with the reason among its notes.
+
+    Raises AgentError of kind "load" when only the profiler was wanted and it cannot be had.
+    """
+    wanted = str(options.extra.get("profile", "auto"))
+    facts = whole.facts(deep=False)
+    reason = "asked for"
+    if wanted != "ablation":
+        try:
+            if not options.extra.get("xnnpack", True):
+                raise UnreachableError("LiteRT's C interface always applies XNNPACK")
+            return NativeProfiler(NativeModel(package, path, options.threads), graph, facts)
+        except UnreachableError as error:
+            if wanted == "profiler":
+                remedy = "pip install -U ai-edge-litert, or profile by ablation: --method ablation"
+                message = f"LiteRT's profiler cannot be reached: {error}"
+                raise AgentError("load", message, name="NoProfilerError", remedy=remedy) from error
+            reason = str(error)
+    profiler = AblationProfiler(path, whole, graph, facts, load)
+    profiler.notes = (f"by ablation, not LiteRT's profiler: {reason}", *profiler.notes)
+    return profiler

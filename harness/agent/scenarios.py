@@ -53,8 +53,8 @@ class LoadgenPlan:
     """How MLPerf's loadgen drives a model. `scenario`: "single-stream" or "offline". `folder`: where on the device its logs go.
 
     `min_duration_s`, `min_queries` as in the rules of MLPerf Inference; `samples`: how many distinct inputs it asks for (the
-    rows of the data where there are fewer). `target_per_s`: expected samples a second, from which loadgen plans the one query
-    of the offline scenario. `batch`, `streams`: how that query is worked off. `accuracy`: also run accuracy mode.
+    rows of the data where there are fewer). `batch`, `streams`: how the one query of the offline scenario is worked off.
+    `accuracy`: also run accuracy mode.
     """
 
     folder: str
@@ -62,7 +62,6 @@ class LoadgenPlan:
     min_duration_s: float = 60.0
     min_queries: int = 1024
     samples: int = 1024
-    target_per_s: float = 1.0
     batch: int = 1
     streams: int = 1
     accuracy: bool = True

@@ -4,6 +4,7 @@ Schema history (SCHEMA_VERSION):
   1  first: Session, VariantRecord, DeviceRecord, Reference, Run with Load, Block and Evaluation.
   2  a third kind of run, "energy": meter, phases and samples in Run.sensors; DeviceRecord.facts["power"]. Older sessions
      read as before; they have no such runs.
+  3  a fourth kind of run, "profile": Run.profiles; VariantRecord.folder. Older sessions have neither.
 
 Times are integers in nanoseconds; sizes in bytes. Samples stay raw and in time order. A value that was not measured is
 None, and where it could have been expected the reason stands beside it.
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Int64Array = NDArray[np.int64]
 
@@ -27,6 +28,8 @@ PROBE = "probe"
 # "energy": one variant in a fresh process, working between two idle phases while a power meter is read.
 LATENCY = "latency"
 ENERGY = "energy"
+# "profile": one variant in a fresh process, operator by operator under its engine's profiler. No latency is taken from it.
+PROFILE = "profile"
 
 # Phases of a block. "warmup": before the first measured block; "settle": re-warming after another variant ran;
 # "measure": what the statistics read. All are kept.
@@ -48,7 +51,8 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class VariantRecord:
-    """A variant as it entered the session; `status` is "ok", "failed" or "refused" (by the support matrix)."""
+    """A variant as it entered the session; `status` is "ok", "failed" or "refused" (by the support matrix). `folder`: where its
+    files lay on the host; they may have gone since."""
 
     name: str
     format: str
@@ -61,6 +65,7 @@ class VariantRecord:
     size_gzip_bytes: int | None = None
     parameters: int | None = None
     manifest: dict[str, Any] = field(default_factory=dict)
+    folder: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +142,36 @@ class Evaluation:
     outputs: NDArray[np.float32] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class OperatorTimes:
+    """One operator as the engine ran it: its time in each profiled inference, ns, in time order. See agent.engines.base.Operator,
+    whose fields these are."""
+
+    name: str
+    type: str
+    times_ns: tuple[int, ...]
+    runner: str | None = None
+    precision: str | None = None
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    moved_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A variant operator by operator. `method`: how the operators were timed. `plain_ns`, `profiled_ns`: wall time of each
+    inference without and with the profiler, by turns in the same process. `graph`: of the artifact's own graph, `operators`
+    (type → how many), `nodes`, and what the engine tells of delegates. `notes`: what a reader must know of the method."""
+
+    variant: str
+    method: str
+    operators: tuple[OperatorTimes, ...]
+    plain_ns: tuple[int, ...]
+    profiled_ns: tuple[int, ...]
+    graph: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Run:
     """One fresh agent process on one device, with everything it reported.
@@ -163,6 +198,7 @@ class Run:
     blocks: tuple[Block, ...] = ()
     evaluations: tuple[Evaluation, ...] = ()
     sensors: tuple[dict[str, Any], ...] = ()
+    profiles: tuple[Profile, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)

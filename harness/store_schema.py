@@ -26,6 +26,8 @@ from harness.records import (
     Evaluation,
     Failure,
     Load,
+    OperatorTimes,
+    Profile,
     Reference,
     Run,
     Session,
@@ -248,13 +250,15 @@ _RUN_COLUMNS = ("id", "session_id", "device", "engine", "kind", "round", "starte
 
 def run_row(run: Run) -> dict[str, Any]:
     """A run's own columns, without its parts."""
-    document = {
+    document: dict[str, Any] = {
         "failure": None if run.failure is None else dataclasses.asdict(run.failure),
         "failed_variants": {name: dataclasses.asdict(failure) for name, failure in run.failed_variants.items()},
         "retries": run.retries,
         "environment": run.environment,
         "sensors": run.sensors,
     }
+    if run.profiles:
+        document["profiles"] = [dataclasses.asdict(profile) for profile in run.profiles]
     return {name: getattr(run, name) for name in _RUN_COLUMNS} | {"document": dump(document)}
 
 
@@ -271,7 +275,19 @@ def run_from_rows(row: Row, loads: Sequence[Load], blocks: Sequence[Block], eval
         loads=tuple(loads),
         blocks=tuple(blocks),
         evaluations=tuple(evaluations),
+        profiles=tuple(_profile(item) for item in document.get("profiles", ())),
     )
+
+
+def _profile(data: Mapping[str, Any]) -> Profile:
+    operators = tuple(
+        OperatorTimes(
+            **{**item, **{key: tuple(item[key]) for key in ("times_ns", "inputs", "outputs")}},
+        )
+        for item in data["operators"]
+    )
+    arrays = {key: tuple(data[key]) for key in ("plain_ns", "profiled_ns", "notes")}
+    return Profile(**{**data, **arrays, "operators": operators})
 
 
 def load_row(run_id: str, position: int, load: Load) -> dict[str, Any]:

@@ -101,6 +101,7 @@ def record(variant: Variant) -> VariantRecord:
         size_gzip_bytes=manifest.size_gzip_bytes,
         parameters=manifest.parameters,
         manifest=dataclasses.asdict(manifest),
+        folder=str(variant.folder.resolve()),
     )
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from harness.agent.protocol import Job, ProtocolError
 from harness.collectors.accuracy import evaluate
 from harness.collectors.latency import blocks_of, loads_of
+from harness.collectors.profile import profiles_of
 from harness.devices.device import Device, failure_of
 from harness.devices.transport import Process
 from harness.errors import DeviceError, MeasurementError
@@ -166,8 +167,9 @@ def to_run(outcome: Outcome, work: Work, *, run_id: str, session_id: str, device
     failure, failed = transcript.failure, dict(transcript.failed)
     try:
         loads, blocks = loads_of(transcript.messages), blocks_of(transcript.messages)
+        profiles = profiles_of(transcript.messages)
     except (ProtocolError, TypeError, ValueError, KeyError) as error:
-        loads, blocks = (), ()
+        loads, blocks, profiles = (), (), ()
         failure = Failure("measurement", "ProtocolError", f"the agent sent what cannot be read: {error}")
     if outcome.error is not None:
         failure = failure_of(outcome.error)
@@ -201,6 +203,7 @@ def to_run(outcome: Outcome, work: Work, *, run_id: str, session_id: str, device
         blocks=blocks,
         evaluations=tuple(outcome.evaluations),
         sensors=transcript.sensors(),
+        profiles=profiles,
     )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.errors import SpecError
-from harness.records import ENERGY, LATENCY, MEASURE, PROBE, Run, SessionData
+from harness.records import ENERGY, LATENCY, MEASURE, PROBE, PROFILE, Run, SessionData
 
 if TYPE_CHECKING:
     from harness.runner import SessionSpec
@@ -63,6 +63,8 @@ def progress_of(data: SessionData) -> Progress:
     for run in data.runs:
         number = run.id.rpartition(".")[2]
         last = max(last, int(number) if number.isdigit() else 0)
+        if run.kind == PROFILE:
+            continue  # no part of what a session plans
         if run.kind == ENERGY:
             energy |= {(run.device, name) for name in run.failed_variants}
             energy |= {(run.device, load.variant) for load in run.loads if run.status == "ok"}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from harness.records import (
     LATENCY,
     MEASURE,
     PROBE,
+    PROFILE,
     WARMUP,
     Block,
     DeviceRecord,
@@ -33,18 +35,42 @@ from harness.row import FAILED
 Int64Array = NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
+def median_ns(samples: Int64Array) -> float:
+    """Median of one or more samples: to the last bit what numpy's is, without what that spends on other kinds of arrays."""
+    half = samples.size // 2
+    if samples.size % 2:
+        return float(np.partition(samples, half)[half])
+    found = np.partition(samples, (half - 1, half))
+    return (float(found[half - 1]) + float(found[half])) / 2.0
+
+
+@dataclass(frozen=True)
 class RunSamples:
-    """A variant's measured blocks and its warm-up in one latency run."""
+    """A variant's measured blocks and its warm-up in one latency run. What is made of the samples is made once."""
 
     run: Run
     blocks: tuple[Block, ...]
     warmup: tuple[Block, ...]
 
-    @property
+    @cached_property
     def wall_ns(self) -> Int64Array:
         """All measured samples of the run, in time order."""
         return np.concatenate([block.wall_ns for block in self.blocks])
+
+    @cached_property
+    def ordered_ns(self) -> Int64Array:
+        """The same, the shortest first."""
+        return np.sort(self.wall_ns)
+
+    @cached_property
+    def median_ns(self) -> float:
+        """Median of all measured samples of the run."""
+        return median_ns(self.wall_ns)
+
+    @cached_property
+    def block_medians_ns(self) -> tuple[float, ...]:
+        """Median of each block, in the order of `blocks`."""
+        return tuple(median_ns(block.wall_ns) for block in self.blocks)
 
     @property
     def loop_ns(self) -> int:
@@ -89,6 +115,8 @@ class Cell:
     def add(self, run: Run) -> None:
         """Take in what this run says of the variant."""
         name = self.variant.name
+        if run.kind == PROFILE:
+            return  # a profiled engine is a slower one: `harness explain` reads these, no row does
         if run.kind == ENERGY:
             # One of another variant says nothing of this one; a failure there leaves the variant's other figures alone.
             if name in run.failed_variants or any(load.variant == name for load in run.loads):

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -111,13 +112,14 @@ def pooled_percentile(
     Samples of one run resemble each other, so runs are drawn with replacement, each with all its samples. The value is
     None below the minimum n of samples; the interval is None below six runs, from which a bootstrap comes out too narrow.
     """
-    arrays = [np.asarray(run, dtype=np.float64).ravel() for run in runs]
+    arrays = [_ascending(run) for run in runs]
     arrays = [array for array in arrays if array.size]
     n = sum(array.size for array in arrays)
     needed = minimum_n(q, confidence)
     if n < needed:
         return Quantile(q, n, None, None, None, _not_enough(n, needed, f"p{q * 100:g}"))
-    ordered = np.sort(np.concatenate(arrays))
+    # Stable: what is sorted in parts is only merged.
+    ordered = np.sort(np.concatenate(arrays), kind="stable")
     value = float(ordered[nearest_rank(n, q) - 1])
     if len(arrays) < minimum_n(0.5, confidence):
         reason = _not_enough(len(arrays), minimum_n(0.5, confidence), f"a bootstrap interval of p{q * 100:g} over runs")
@@ -138,23 +140,38 @@ def _expanded(n: int, confidence: float) -> float:
     return NormalDist().cdf(-math.sqrt(n / (n - 1.0)) * t)
 
 
+def _ascending(values: ArrayLike) -> NDArray[Any]:
+    """The values sorted; as they are where they already were. Integers stay integers."""
+    array = np.asarray(values).ravel()
+    if array.dtype != np.int64:
+        array = array.astype(np.float64)
+    return array if bool((array[1:] >= array[:-1]).all()) else np.sort(array)
+
+
 def _bootstrap(
-    ordered: NDArray[np.float64], runs: Sequence[NDArray[np.float64]], q: float, *, seed: int, resamples: int
+    ordered: NDArray[Any], each: Sequence[NDArray[Any]], q: float, *, seed: int, resamples: int
 ) -> NDArray[np.float64]:
-    """The `q` quantile of each resample of runs; `ordered` holds the samples of all runs, sorted.
+    """The `q` quantile of each resample of runs; `each` holds the samples of a run, `ordered` those of all, sorted.
 
     All resamples search together for the smallest sample with enough samples at or below it, so that no resample has to
-    be sorted, nor even made.
+    be sorted, nor even made. It lies between the smallest and the largest of the runs' own quantiles: at the largest, each
+    run has its share at or below, and below the smallest none has.
     """
-    each = [np.sort(run) for run in runs]
     sizes = np.array([run.size for run in each])
     draws = np.random.default_rng(seed).multinomial(len(each), np.full(len(each), 1.0 / len(each)), size=resamples)
     target = np.ceil(draws @ sizes * q - 1e-9)
+    own = [run[nearest_rank(run.size, q) - 1] for run in each]
+    ordered = ordered[np.searchsorted(ordered, min(own)) : np.searchsorted(ordered, max(own)) + 1]
+    starts = [int(np.searchsorted(run, ordered[0])) for run in each]
+    parts = [
+        run[start : np.searchsorted(run, ordered[-1], side="right")] for run, start in zip(each, starts, strict=True)
+    ]
+    target = target - draws @ np.array(starts)
     low = np.zeros(resamples, dtype=np.int64)
     high = np.full(resamples, ordered.size - 1, dtype=np.int64)
     while np.any(low < high):
         middle = (low + high) // 2
-        below = np.stack([np.searchsorted(run, ordered[middle], side="right") for run in each], axis=1)
+        below = np.stack([np.searchsorted(part, ordered[middle], side="right") for part in parts], axis=1)
         reached = (draws * below).sum(axis=1) >= target
         low, high = np.where(reached, low, middle + 1), np.where(reached, middle, high)
     return np.asarray(ordered[low], dtype=np.float64)
@@ -180,6 +197,6 @@ def early_stopping_rank(n: int, q: float, confidence: float = EARLY_STOPPING_CON
 
 def early_stopping_estimate(samples: ArrayLike, q: float) -> float | None:
     """MLPerf's single-stream percentile estimate (99 % confidence), or None when there are too few samples."""
-    ordered = np.sort(np.asarray(samples, dtype=np.float64).ravel())
+    ordered = _ascending(samples)
     rank = early_stopping_rank(int(ordered.size), q)
     return None if rank is None else float(ordered[ordered.size - rank])

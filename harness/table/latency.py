@@ -20,23 +20,24 @@ def virtual_time_figures(cell: Cell, figures: dict[str, Any], reasons: dict[str,
     reasons |= dict.fromkeys(_TIMES, _COUNTED)
     reasons["virtual_time_ns"] = "no latency run of it ended"
     if cell.latency:
-        runs = [samples.wall_ns for samples in cell.latency]
-        figures |= {"runs": len(runs), "samples": sum(run.size for run in runs)}
-        figures["virtual_time_ns"] = float(np.median([np.median(run) for run in runs]))
+        samples = sum(samples.wall_ns.size for samples in cell.latency)
+        figures |= {"runs": len(cell.latency), "samples": samples}
+        figures["virtual_time_ns"] = float(np.median([samples.median_ns for samples in cell.latency]))
 
 
 def latency_figures(cell: Cell, seed: int, figures: dict[str, Any], reasons: dict[str, str]) -> None:
     """Median, percentiles and their intervals; `reasons` for what too few samples do not give."""
     if not cell.latency:
         return
-    runs = [samples.wall_ns for samples in cell.latency]
+    runs = [samples.ordered_ns for samples in cell.latency]
     figures |= {"runs": len(runs), "samples": sum(run.size for run in runs)}
-    middle = quantiles.median([np.median(run) for run in runs])
+    middle = quantiles.median([samples.median_ns for samples in cell.latency])
     figures |= {"latency_median_ns": middle.value, "latency_median_low_ns": middle.low}
-    figures |= {"latency_median_high_ns": middle.high, "latency_min_ns": float(min(run.min() for run in runs))}
+    figures |= {"latency_median_high_ns": middle.high, "latency_min_ns": float(min(run[0] for run in runs))}
     if middle.reason is not None:
         reasons |= dict.fromkeys(("latency_median_low_ns", "latency_median_high_ns"), middle.reason)
-    pooled = np.concatenate(runs)
+    # Stable: what is sorted in parts is only merged.
+    pooled = np.sort(np.concatenate(runs), kind="stable")
     if pooled.size < quantiles.minimum_n(0.5):
         # Like any other percentile: not from fewer samples than could ever give it an interval.
         reason = f"n/a (n={pooled.size}): the median needs at least {quantiles.minimum_n(0.5)}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from harness.records import SessionData
 from harness.table.cells import cells
 
@@ -13,7 +11,7 @@ Key = tuple[str, str]  # variant, device
 def run_medians(data: SessionData, *, counted: bool = False) -> dict[Key, dict[int, float]]:
     """(variant, device) → round → median of that run's samples, ns. `counted`: of devices that count instructions, instead."""
     return {
-        (cell.variant.name, cell.device.name): {s.run.round: float(np.median(s.wall_ns)) for s in cell.latency}
+        (cell.variant.name, cell.device.name): {s.run.round: s.median_ns for s in cell.latency}
         for cell in cells(data)
         if cell.latency and cell.counted == counted
     }
@@ -27,7 +25,7 @@ def block_medians(data: SessionData, *, counted: bool = False) -> dict[Key, dict
     return {
         (cell.variant.name, cell.device.name): {
             (s.run.round, str(s.run.environment.get("turns", s.run.id))): {
-                block.index: float(np.median(block.wall_ns)) for block in s.blocks
+                block.index: middle for block, middle in zip(s.blocks, s.block_medians_ns, strict=True)
             }
             for s in cell.latency
         }

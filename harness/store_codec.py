@@ -88,7 +88,8 @@ def unpack_samples(blob: bytes, count: int, wall: Int64Array | None = None) -> I
     if len(body) != expected:
         raise BlobError(f"stored samples have {len(body)} bytes, not the {expected} of {count} samples")
     words = np.zeros((count, _WORD), dtype=np.uint8)
-    words[:, :planes] = np.frombuffer(body, dtype=np.uint8).reshape(planes, count).T
+    for place, plane in enumerate(np.frombuffer(body, dtype=np.uint8).reshape(planes, count)):
+        words[:, place] = plane
     values = words.reshape(-1).view("<u8").astype(np.uint64, copy=False)
     if step > 1:
         values *= np.uint64(step)

@@ -149,14 +149,15 @@ def _ascending(values: ArrayLike) -> NDArray[Any]:
 
 
 def _bootstrap(
-    ordered: NDArray[Any], each: Sequence[NDArray[Any]], q: float, *, seed: int, resamples: int
+    ordered: NDArray[Any], runs: Sequence[NDArray[Any]], q: float, *, seed: int, resamples: int
 ) -> NDArray[np.float64]:
-    """The `q` quantile of each resample of runs; `each` holds the samples of a run, `ordered` those of all, sorted.
+    """The `q` quantile of each resample of runs; `ordered` holds the samples of all runs, sorted.
 
     All resamples search together for the smallest sample with enough samples at or below it, so that no resample has to
     be sorted, nor even made. It lies between the smallest and the largest of the runs' own quantiles: at the largest, each
     run has its share at or below, and below the smallest none has.
     """
+    each = [_ascending(run) for run in runs]
     sizes = np.array([run.size for run in each])
     draws = np.random.default_rng(seed).multinomial(len(each), np.full(len(each), 1.0 / len(each)), size=resamples)
     target = np.ceil(draws @ sizes * q - 1e-9)

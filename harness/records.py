@@ -5,6 +5,8 @@ Schema history (SCHEMA_VERSION):
   2  a third kind of run, "energy": meter, phases and samples in Run.sensors; DeviceRecord.facts["power"]. Older sessions
      read as before; they have no such runs.
   3  a fourth kind of run, "profile": Run.profiles; VariantRecord.folder. Older sessions have neither.
+  4  kinds of run "offline" ("throughput" in Run.sensors), "sustained" ("second") and "loadgen"; Session.protocol has scenario,
+     batch, streams, duration_s and driver. Older sessions read as single-stream.
 
 Times are integers in nanoseconds; sizes in bytes. Samples stay raw and in time order. A value that was not measured is
 None, and where it could have been expected the reason stands beside it.
@@ -18,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 Int64Array = NDArray[np.int64]
 
@@ -30,6 +32,13 @@ LATENCY = "latency"
 ENERGY = "energy"
 # "profile": one variant in a fresh process, operator by operator under its engine's profiler. No latency is taken from it.
 PROFILE = "profile"
+# "offline": like a latency run, but in batches and streams, for throughput. "sustained": one variant for minutes. "loadgen": one
+# variant, driven by MLPerf's load generator.
+OFFLINE = "offline"
+SUSTAINED = "sustained"
+LOADGEN = "loadgen"
+# Runs of all variants of an engine, round after round; all others are of one variant.
+IN_ROUNDS = (LATENCY, OFFLINE)
 
 # Phases of a block. "warmup": before the first measured block; "settle": re-warming after another variant ran;
 # "measure": what the statistics read. All are kept.

@@ -46,7 +46,7 @@ class SessionSpec:
 
     `inputs`: dataset input name → array [rows, …], preprocessed, in the base model's layout; None: seeded random input.
     `reference`: the truth for accuracy; without it, or with task "none", outputs are not evaluated.
-    `options`: for the engines, see the docstrings in harness/agent/engines; recorded in the session's environment.
+    `logs`: where the logs of official runs go; None: nowhere. `options`: for the engines, see the docstrings in harness/agent/engines; recorded in the session's environment.
     """
 
     name: str
@@ -62,6 +62,7 @@ class SessionSpec:
     experiment: Mapping[str, Any] = field(default_factory=dict)
     id: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    logs: Path | None = None
 
     @property
     def rows(self) -> int:
@@ -129,6 +130,7 @@ def run_session(
             options=spec.options,
             task=spec.task,
             folder=folder,
+            logs=spec.logs,
             store=store,
             on_event=on_event,
             pause=pause,

@@ -19,7 +19,7 @@ FLOW = [
     {"harness.agent"},
     {"harness.records", "harness.row"},
     {"harness.profile_parts"},
-    {"harness.plan", "harness.profiles", "harness.stats", "harness.collectors"},
+    {"harness.plan", "harness.scenario", "harness.profiles", "harness.stats", "harness.collectors"},
     {"harness.experiment", "harness.devices"},
     {
         "harness.session",

@@ -21,8 +21,9 @@ from harness.collectors.profile import profiles_of
 from harness.devices.device import Device, failure_of
 from harness.devices.transport import Process
 from harness.errors import DeviceError, MeasurementError
-from harness.records import LATENCY, Evaluation, Failure, Run
+from harness.records import IN_ROUNDS, Evaluation, Failure, Run
 from harness.session.execution import HANG, Transcript, listen
+from harness.session.official import fetch_logs
 
 # Long enough in all for a phone or a board to start again.
 BACKOFF_S = (0.5, 2.0, 8.0, 20.0, 40.0)
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class Work:
     """What to do: `build` deploys what the job needs and makes it (on each try anew). With `task`, the outputs that a
-    probe leaves at `outputs_path` are fetched into `folder` and reduced. `pace`: seconds here for one second of the
+    probe leaves at `outputs_path` are fetched into `folder` and reduced. `logs`: where those of an official run go. `pace`: seconds here for one second of the
     device's clock, at most."""
 
     kind: str
@@ -44,6 +45,7 @@ class Work:
     hang_s: float
     task: str | None = None
     folder: Path | None = None
+    logs: Path | None = None
     pace: float = 1.0
 
 
@@ -129,6 +131,8 @@ def _once(
         device.answers()  # a device that is gone is silent, too
     if job.probe is not None and job.probe.outputs_path is not None and work.task is not None:
         _fetch(device, job.probe.outputs_path, work, outcome)
+    if job.loadgen is not None and work.logs is not None:
+        outcome.evaluations += fetch_logs(device, job.loadgen.folder, work.logs, outcome.transcript, work.task)
 
 
 def _fetch(device: Device, remote: str, work: Work, outcome: Outcome) -> None:
@@ -173,12 +177,12 @@ def to_run(outcome: Outcome, work: Work, *, run_id: str, session_id: str, device
         failure = Failure("measurement", "ProtocolError", f"the agent sent what cannot be read: {error}")
     if outcome.error is not None:
         failure = failure_of(outcome.error)
-    if work.kind != LATENCY and failure is not None and not outcome.lost and not outcome.interrupted:
+    if work.kind not in IN_ROUNDS and failure is not None and not outcome.lost and not outcome.interrupted:
         failed.setdefault(work.variants[0], failure)
     status = "ok"
     if outcome.interrupted:
         status = "interrupted"
-    elif failure is not None or (work.kind != LATENCY and failed):
+    elif failure is not None or (work.kind not in IN_ROUNDS and failed):
         status = "failed"
     environment = transcript.environment()
     environment["requested"] = outcome.requested

@@ -188,6 +188,17 @@ class _Allowance:
             visit = max(plan.warmup_max_s, 2 * plan.block_max_s)
             turn = 0.0 if plan.turn is None else plan.turn.wait_s
             return self._hang_s + turn + visit + _PATIENCE * self._inference_s
+        if self._job.offline is not None:
+            offline = self._job.offline
+            # Streams that outnumber the CPUs take turns, and a first batch may be that much slower than a single inference.
+            load = self._hang_s + _PATIENCE * self._inference_s * offline.batch * offline.streams
+            return load + max(offline.warmup_max_s, 2 * offline.block_max_s)
+        if self._job.sustained is not None:
+            return self._hang_s + self._job.sustained.interval_s + _PATIENCE * self._inference_s
+        if self._job.loadgen is not None:
+            official = self._job.loadgen
+            queries = (official.min_queries + self._job.data.rows) * self._inference_s
+            return self._hang_s + _PATIENCE * (official.min_duration_s + queries)
         if self._job.energy is not None:
             energy = self._job.energy
             phase = max(energy.idle_s, energy.window_s) + 2 * energy.settle_s

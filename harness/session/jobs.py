@@ -14,7 +14,7 @@ from harness.agent.protocol import Data, Job, Model
 from harness.devices.device import Device
 from harness.errors import DeviceError
 from harness.plan import Plan, for_counted_instructions
-from harness.records import LATENCY, Failure, Run
+from harness.records import IN_ROUNDS, Failure, Run
 from harness.session.attempts import Outcome, Work, begin, carry_out, failed_run, to_run
 from harness.session.events import COOLING, FAILED, FINISHED, RETRY, STARTED, UNREACHABLE, Event, OnEvent
 from harness.session.resume import Progress
@@ -43,6 +43,7 @@ class Jobs:
         options: Mapping[str, Any] = NO_OPTIONS,
         task: str | None,
         folder: Path,
+        logs: Path | None = None,
         store: SessionStore,
         on_event: OnEvent,
         pause: Callable[[float], None],
@@ -64,6 +65,7 @@ class Jobs:
         self.options = dict(options)
         self.task = task
         self.folder = folder
+        self.logs = logs
         self.store = store
         self.on_event = on_event
         self.pause = pause
@@ -102,7 +104,7 @@ class Jobs:
         """Do the work, store the run at once, tell; the partial run too when interrupted."""
         name = device.profile.name
         outcome = begin()
-        what = f"{name} {work.engine} " + (f"run {work.round + 1}" if work.kind == LATENCY else work.variants[0])
+        what = f"{name} {work.engine} " + (f"run {work.round + 1}" if work.kind in IN_ROUNDS else work.variants[0])
         self.tell(STARTED, what, device=name, engine=work.engine)
 
         def retrying(error: DeviceError, pause_s: float) -> None:

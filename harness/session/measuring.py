@@ -16,9 +16,10 @@ from harness.records import ENERGY, PROBE
 from harness.session.attempts import Work
 from harness.session.metering import meters_of, plan_for
 from harness.session.rounds import LatencyRounds, pace
+from harness.session.singles import SingleRuns
 
 
-class Measuring(LatencyRounds):
+class Measuring(LatencyRounds, SingleRuns):
     """A session from its first probe to its last run."""
 
     def run(self) -> None:
@@ -36,8 +37,10 @@ class Measuring(LatencyRounds):
                 self._probe(job)
             else:
                 self.state.probes_left -= 1
+        self._sustained_runs()
         self._latency_rounds()
         self._energies()
+        self._official_runs()
 
     def _record_missing_engines(self) -> None:
         """A variant whose engine a device lacks is a failed row with a remedy, not a silence."""

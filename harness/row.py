@@ -18,11 +18,14 @@ class Row:
 
     `status`: "ok", "failed" (see `error`) or "refused" (the support matrix says it cannot exist). Latency figures are
     over runs: the median of run medians with its 95 % interval; p90 and p99 over pooled samples, with a bootstrap interval
-    over runs and MLPerf's early-stopping estimate. `accuracy`: top-1
+    over runs and MLPerf's early-stopping estimate. `latency_uncontended_*`: the median, with its interval, from the
+    `uncontended_blocks` of all `blocks` alone: those that had their CPUs for themselves. `accuracy`: top-1
     share (classification) in 0..1; None for regression, whose errors stand in `mae` and `rmse`. `accuracy_drop_pp`:
     points lost against the base, positive is worse, with its 95 % interval. `agreement`: share of rows with the base's
     class. `energy_total_uj`, `energy_dynamic_uj`: of one inference, the latter without the idle power `idle_power_uw`;
     `energy_resolution_uj`: what one step of the meter `power_source` is worth. `rmse_ratio`: RMSE over the base's RMSE on the same rows. `grade`: "A", "B", "C" or "invalid". `null_reasons`: "field: reason" each.
+    `memory_*_peak_delta_bytes`, by phase: load, first inference, those after it. `hints`: advice, filled in after the table by
+    `harness.hints`.
     """
 
     session: str
@@ -41,6 +44,9 @@ class Row:
     latency_median_low_ns: float | None = None
     latency_median_high_ns: float | None = None
     latency_min_ns: float | None = None
+    latency_uncontended_median_ns: float | None = None
+    latency_uncontended_low_ns: float | None = None
+    latency_uncontended_high_ns: float | None = None
     latency_p90_ns: float | None = None
     latency_p99_ns: float | None = None
     latency_p90_low_ns: float | None = None
@@ -55,7 +61,14 @@ class Row:
     memory_peak_bytes: int | None = None
     memory_peak_delta_bytes: int | None = None
     memory_loaded_delta_bytes: int | None = None
+    memory_load_peak_delta_bytes: int | None = None
+    memory_first_peak_delta_bytes: int | None = None
+    memory_steady_peak_delta_bytes: int | None = None
+    memory_steady_delta_bytes: int | None = None
+    memory_pss_bytes: int | None = None
+    memory_pss_delta_bytes: int | None = None
     memory_arena_bytes: int | None = None
+    memory_accelerator_bytes: int | None = None
     energy_total_uj: float | None = None
     energy_dynamic_uj: float | None = None
     energy_resolution_uj: float | None = None
@@ -74,6 +87,8 @@ class Row:
     outputs_sha256: str | None = None
     runs: int = 0
     samples: int = 0
+    blocks: int = 0
+    uncontended_blocks: int | None = None
     threads: int | None = None
     affinity: str | None = None
     precision: str | None = None
@@ -81,6 +96,7 @@ class Row:
     grade_reasons: tuple[str, ...] = ()
     null_reasons: tuple[str, ...] = ()
     remedy: str | None = None
+    hints: tuple[str, ...] = ()
 
 
 def row_fields() -> tuple[str, ...]:
@@ -93,4 +109,5 @@ def row_to_dict(row: Row) -> dict[str, Any]:
     data = dataclasses.asdict(row)
     data["grade_reasons"] = list(row.grade_reasons)
     data["null_reasons"] = list(row.null_reasons)
+    data["hints"] = list(row.hints)
     return data

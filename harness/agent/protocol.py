@@ -32,8 +32,9 @@ What the host must know about the agent process:
   each second is a `block` of the samples that are kept and a "second" of exact figures (sustained.py). An official run's stage is
   "loadgen"; "loadgen" gives its figures and the names of the logs it left in the plan's folder (loadgen.py).
 - In a latency run `loaded` has first_inference_ns None, and facts that are costly to find are None with "<key>_reason": take
-  those from a probe run. `memory` has the keys baseline, after_load, after_first, load_peak, inference_peak, peak (the larger
-  of the two), arena, and peak_how.
+  those from a probe run. `memory` has, in bytes: baseline, then per phase after_load, after_first, after_steady (resident at its end)
+  and load_peak, first_peak, steady_peak (the highest in it); inference_peak (of the last two), peak (of all), pss_baseline and pss
+  (proportional), arena, accelerator; and peak_how, accelerator_how.
 """
 
 from __future__ import annotations

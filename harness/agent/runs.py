@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .accelerator import accelerator_bytes
 from .channel import AgentError, Channel
 from .contention import COLUMNS, Counters, Reading, growth
 from .engines.base import Engine, LoadOptions, Session
 from .engines.injected import wrapped
 from .environment import affinity, contention
 from .inputs import Array, Feeder, dequantize, match, merged
-from .memory import MemoryReport, PeakCounter
+from .memory import ProbeMemory
 from .protocol import PLANS, Job, LatencyPlan, Model, ProbePlan, Tensor
 from .sampling import CPU_CLOCKS, Samples, capacity_for, take, undisturbed
 from .turns import Turns
@@ -109,30 +110,21 @@ def run_probe(job: Job, plan: ProbePlan, engine: Engine, data: dict[str, Array],
 def _probe_one(
     job: Job, plan: ProbePlan, engine: Engine, data: dict[str, Array], model: Model, channel: Channel
 ) -> Loaded:
-    report, peak = MemoryReport(), PeakCounter()
     for array in data.values():
         array[:1].copy()  # have the row's pages resident before the baseline
-    report.put_resident("baseline")
-    peak.reset()
+    memory = ProbeMemory()
     loaded = load(job, engine, data, model)
-    report.put_resident("after_load")
-    load_peak = peak.read()
-    peak.reset()
+    memory.end("load")
     bind(loaded)
     first_ns = invoke_once(loaded)
-    report.put_resident("after_first")
+    memory.end("first")
     for _ in range(plan.memory_invokes):
         invoke_once(loaded)
-    inference_peak = peak.read()
-    report.put("load_peak", load_peak if peak.resettable else None, peak.how)
-    report.put("inference_peak", inference_peak if peak.resettable else None, peak.how)
-    report.put("peak", max(load_peak, inference_peak))
-    report.values["peak_how"] = peak.how
+    memory.end("steady")
+    accelerator = accelerator_bytes()
     facts = loaded.session.facts(deep=True)
-    arena = facts.get("arena_bytes")
-    report.put("arena", arena, facts.get("arena_bytes_reason"))
     channel.send("loaded", id=model.id, load_ns=loaded.load_ns, first_inference_ns=first_ns, facts=facts)
-    channel.send("memory", id=model.id, memory=report.values)
+    channel.send("memory", id=model.id, memory=memory.close(facts, accelerator))
     return loaded
 
 

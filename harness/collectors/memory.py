@@ -10,11 +10,23 @@ from typing import Any
 
 from harness.agent.protocol import ProtocolError
 
-BYTE_KEYS = ("baseline", "after_load", "after_first", "peak", "arena")
+BYTE_KEYS = (
+    *(
+        "baseline",
+        "after_load",
+        "after_first",
+        "after_steady",
+        "load_peak",
+        "first_peak",
+        "steady_peak",
+        "inference_peak",
+    ),
+    *("peak", "pss_baseline", "pss", "arena", "accelerator"),
+)
 
 
 def memory_of(messages: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Variant → its memory record as the agent gave it (baseline, after_load, after_first, peak, arena: bytes or None).
+    """Variant → its memory record as the agent gave it (BYTE_KEYS: bytes or None).
 
     Raises ProtocolError for a byte count that is no non-negative integer.
     """

@@ -25,7 +25,8 @@ GRADE_MEANINGS = {
 class Column:
     """One column: `fields` are the row fields it shows (the first one decides whether there is a value), `text` the
     cell, `sort` the value to sort by, `meaning` the sentence of the legend. A column that is not `essential` appears
-    only when some row has a value; that one is missing needs no word when it is `special`: most sessions have none."""
+    only when some row has a value (and `when` says that it is worth showing); that one is missing needs no word when it is
+    `special`: most sessions have none."""
 
     key: str
     header: str
@@ -36,6 +37,7 @@ class Column:
     numeric: bool = True
     essential: bool = False
     special: bool = False
+    when: Callable[[Row], bool] | None = None
 
 
 def clean(text: str | None) -> str:
@@ -65,6 +67,15 @@ def _latency(row: Row) -> str:
     return units.format_ns_interval(row.latency_median_ns, row.latency_median_low_ns, row.latency_median_high_ns)
 
 
+def _uncontended(row: Row) -> str:
+    text = units.format_ns_interval(
+        row.latency_uncontended_median_ns, row.latency_uncontended_low_ns, row.latency_uncontended_high_ns
+    )
+    if row.latency_uncontended_median_ns is None or row.uncontended_blocks is None:
+        return text
+    return f"{text} ({row.uncontended_blocks}/{row.blocks})"
+
+
 def _drop(row: Row) -> str:
     return units.format_points_interval(row.accuracy_drop_pp, row.accuracy_drop_low_pp, row.accuracy_drop_high_pp)
 
@@ -92,6 +103,16 @@ def _columns() -> Iterable[Column]:
         lambda r: r.latency_median_ns,
         "median time of one inference, over runs, with its 95 % interval",
         essential=True,
+    )
+    yield Column(
+        "uncontended",
+        "uncontended [95 %]",
+        ("latency_uncontended_median_ns",),
+        _uncontended,
+        lambda r: r.latency_uncontended_median_ns,
+        "the same median from those blocks alone that had their CPUs for themselves; in brackets, how many of all blocks",
+        special=True,
+        when=lambda r: r.uncontended_blocks is not None and r.uncontended_blocks < r.blocks,
     )
     yield Column(
         "p90",
@@ -241,8 +262,8 @@ def plain_header(column: Column) -> str:
 
 
 def has_value(column: Column, rows: Iterable[Row]) -> bool:
-    """Whether some row has a value in this column."""
-    return any(getattr(row, column.fields[0]) is not None for row in rows)
+    """Whether some row has a value in this column that is worth showing."""
+    return any(getattr(row, column.fields[0]) is not None and (column.when is None or column.when(row)) for row in rows)
 
 
 def columns_for(rows: Iterable[Row]) -> list[Column]:

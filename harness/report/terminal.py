@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 # _SQUEEZE the variant's name is folded; for others it keeps a width of _NAME_ENOUGH.
 _ORDER = (
     "virtual",
+    "uncontended",
     "accuracy",
     "drop",
     "rmse",
@@ -49,12 +50,14 @@ _ORDER = (
     "first",
     "memory+",
     "p90+",
+    "uncontended+",
 )
 _SQUEEZE = ("virtual", "accuracy", "drop", "rmse", "rmse_ratio")
 _NAME_ENOUGH = 30
 # Headers in two lines are narrower. Cells that have a short form, with its header:
 _HEADERS = {
     "latency": "latency\nmedian [95 %]",
+    "uncontended": "uncontended\n[95 %] (blocks)",
     "p90": "p90\n[95 %]",
     "p99": "p99\n[95 %]",
     "memory": "peak memory\n(growth)",
@@ -64,6 +67,7 @@ _HEADERS = {
     "virtual": "virtual\ntime",
 }
 _SHORT: dict[str, tuple[str, Callable[[Row], str]]] = {
+    "uncontended": ("uncontended", lambda row: units.format_ns(row.latency_uncontended_median_ns)),
     "p90": ("p90", lambda row: units.format_ns(row.latency_p90_ns)),
     "p99": ("p99", lambda row: units.format_ns(row.latency_p99_ns)),
     "drop": ("accuracy\ndrop", lambda row: units.format_points(row.accuracy_drop_pp)),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.stats.contention import CONTENDED_SHARE, REMARKED_SHARE, Contention
+from harness.stats.contention import CAUSES, CONTENDED_SHARE, REMARKED_SHARE, Contention
 from harness.stats.drift import Drift
 
 GRADES = ("A", "B", "C", "invalid")
@@ -112,6 +112,8 @@ def _lightly_contended(evidence: Evidence) -> list[str]:
 
 def _contended(contention: Contention) -> str:
     text = f"contended: {contention.contended} of {contention.blocks} blocks had to share their CPU"
+    if contention.causes:
+        text += f" ({', '.join(CAUSES[cause] for cause, _ in contention.causes)})"
     if contention.quiet_ratio is None:
         return text
     return f"{text}; the median of the others is {contention.quiet_ratio - 1:+.1%}"

@@ -11,8 +11,9 @@ import numpy as np
 from harness.collectors.thermal import throttling
 from harness.records import Block, Failure, SessionData
 from harness.row import OK
-from harness.stats import contention, drift, grade, stopping
+from harness.stats import drift, grade, stopping
 from harness.table.cells import Cell
+from harness.table.contention import Judged, contention_of
 from harness.table.energy import energy_remarks
 
 # An artifact of this recipe holds f32; computing it in less is the engine's doing.
@@ -25,24 +26,27 @@ def setting_figures(cell: Cell, figures: dict[str, Any], reasons: dict[str, str]
     figures["precision"] = next((str(x.facts["precision"]) for x in loads if x.facts.get("precision")), None)
     said = [str(load.facts["precision_reason"]) for load in loads if load.facts.get("precision_reason")]
     reasons["precision"] = said[0] if said else "the engine does not tell"
-    figures["threads"] = _threads(cell)
+    figures["threads"] = threads_of(cell)
     affinity = next((item["affinity"] for item in cell.environments if item.get("affinity") is not None), None)
     figures["affinity"] = None if affinity is None else ",".join(str(cpu) for cpu in affinity)
     reasons["affinity"] = "the device does not tell"
 
 
-def _threads(cell: Cell) -> int | None:
+def threads_of(cell: Cell) -> int | None:
+    """How many threads the engine really used; None where nobody tells."""
     told = [load.facts.get("threads") for load in (*cell.loads, *cell.probes)]
     told += [environment.get("threads") for environment in cell.environments]
     return next((int(value) for value in told if isinstance(value, int)), None)
 
 
-def evidence_of(cell: Cell, data: SessionData, status: str, failure: Failure | None) -> grade.Evidence:
-    """What the rules of `harness.stats.grade` are held against."""
+def evidence_of(
+    cell: Cell, data: SessionData, status: str, failure: Failure | None, judged: Sequence[Sequence[Judged]]
+) -> grade.Evidence:
+    """What the rules of `harness.stats.grade` are held against; `judged`: the blocks of each run."""
     runs = cell.latency
     medians = [float(np.median(samples.wall_ns)) for samples in runs]
     blocks = [block for samples in runs for block in samples.blocks]
-    block_medians = [float(np.median(block.wall_ns)) for block in blocks]
+    block_medians = [item.median_ns for run in judged for item in run]
     owners = [number for number, samples in enumerate(runs) for _ in samples.blocks]
     return grade.Evidence(
         preset=str(data.session.protocol.get("preset", "standard")),
@@ -53,7 +57,7 @@ def evidence_of(cell: Cell, data: SessionData, status: str, failure: Failure | N
         warmup_samples=min((sum(block.wall_ns.size for block in s.warmup) for s in runs), default=0),
         half_width=stopping.relative_half_width(medians),
         drift=_drift(blocks, block_medians, owners),
-        contention=_contention(blocks, block_medians, _threads(cell)),
+        contention=contention_of(judged),
         emulated=cell.device.emulated,
         counted=cell.counted,
         spread=max(medians) / min(medians) - 1 if medians and min(medians) > 0 else None,
@@ -79,14 +83,6 @@ def _drift(blocks: Sequence[Block], medians: Sequence[float], runs: Sequence[int
     return drift.analyse(times, medians, runs)
 
 
-def _contention(blocks: Sequence[Block], medians: Sequence[float], threads: int | None) -> contention.Contention | None:
-    judged = [(b, m) for b, m in zip(blocks, medians, strict=True) if contention.can_judge(threads, b.cpu_clock)]
-    if not judged:
-        return None
-    flags = [contention.is_contended(block.wall_ns, block.cpu_ns) for block, _ in judged]
-    return contention.judge([median for _, median in judged], flags)
-
-
 def _remarks(cell: Cell, data: SessionData) -> Iterator[str]:
     """Rules unmet that no figure shows."""
     if cell.failures:
@@ -97,7 +93,7 @@ def _remarks(cell: Cell, data: SessionData) -> Iterator[str]:
     if asked == "f32" and lowered:
         yield f"computed in {', '.join(sorted(lowered))}, though f32 was asked for"
     wanted = data.session.environment.get("threads", data.session.experiment.get("threads"))
-    threads = _threads(cell)
+    threads = threads_of(cell)
     if wanted is not None and threads is not None and threads != wanted:
         yield f"ran with {threads} threads, not {wanted}"
     if len({item.outputs_sha256 for item in cell.evaluations}) > 1:

@@ -10,7 +10,7 @@ from harness.row import OK, Row
 from harness.table.cells import Cell
 
 _NOT_NULLABLE = {"session", "variant", "base", "format", "recipe", "device", "engine", "status", "error", "remedy"}
-_NOT_NULLABLE |= {"runs", "samples", "grade", "grade_reasons", "null_reasons"}
+_NOT_NULLABLE |= {"runs", "samples", "blocks", "hints", "grade", "grade_reasons", "null_reasons"}
 NULLABLE = tuple(item.name for item in fields(Row) if item.name not in _NOT_NULLABLE)
 
 

@@ -10,8 +10,9 @@ from harness.row import FAILED, OK, REFUSED, Row
 from harness.stats import grade
 from harness.table.answers import answer_figures
 from harness.table.cells import Cell, cells
+from harness.table.contention import judged_blocks, uncontended_figures
 from harness.table.energy import energy_figures
-from harness.table.evidence import evidence_of, setting_figures
+from harness.table.evidence import evidence_of, setting_figures, threads_of
 from harness.table.latency import cold_start_figures, latency_figures, virtual_time_figures
 from harness.table.memory import memory_figures
 from harness.table.nulls import null_reasons
@@ -27,7 +28,10 @@ def _row(cell: Cell, data: SessionData) -> Row:
     status, failure = _status(cell, data)
     figures: dict[str, Any] = {}
     reasons: dict[str, str] = {}
+    blocks = judged_blocks(cell, threads_of(cell))
+    figures["blocks"] = sum(len(run) for run in blocks)
     if cell.measured:
+        uncontended_figures(cell, blocks, figures, reasons)
         if cell.counted:
             virtual_time_figures(cell, figures, reasons)
         else:
@@ -38,7 +42,7 @@ def _row(cell: Cell, data: SessionData) -> Row:
         setting_figures(cell, figures, reasons)
         energy_figures(cell, data, figures, reasons)
     figures |= {name: getattr(variant, name) for name in ("size_bytes", "size_gzip_bytes", "parameters")}
-    letter, words = grade.grade(evidence_of(cell, data, status, failure))
+    letter, words = grade.grade(evidence_of(cell, data, status, failure, blocks))
     error = None if failure is None else f"{failure.name}: {failure.message}"
     return Row(
         session=data.session.id,

@@ -30,7 +30,7 @@ FLOW = [
         "harness.store_schema",
     },
     {"harness.table"},
-    {"harness.choose", "harness.compare", "harness.differences", "harness.gate"},
+    {"harness.choose", "harness.compare", "harness.differences", "harness.explain", "harness.gate"},
     {"harness.report"},
     {"harness.tune", "harness.cli", "harness.demo"},
 ]

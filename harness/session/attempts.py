@@ -21,7 +21,7 @@ from harness.collectors.profile import profiles_of
 from harness.devices.device import Device, failure_of
 from harness.devices.transport import Process
 from harness.errors import DeviceError, MeasurementError
-from harness.records import IN_ROUNDS, Evaluation, Failure, Run
+from harness.records import IN_ROUNDS, PROBE, Evaluation, Failure, Run
 from harness.session.execution import HANG, Transcript, listen
 from harness.session.official import fetch_logs
 
@@ -212,7 +212,15 @@ def to_run(outcome: Outcome, work: Work, *, run_id: str, session_id: str, device
 
 
 def failed_run(
-    *, run_id: str, session_id: str, device: str, engine: str, round_: int, variants: Sequence[str], failure: Failure
+    *,
+    run_id: str,
+    session_id: str,
+    device: str,
+    engine: str,
+    round_: int,
+    variants: Sequence[str],
+    failure: Failure,
+    kind: str = PROBE,
 ) -> Run:
     """A run that never was, because its failure was known beforehand: each variant gets a failed row from it."""
     return Run(
@@ -220,7 +228,7 @@ def failed_run(
         session_id=session_id,
         device=device,
         engine=engine,
-        kind="probe",
+        kind=kind,
         round=round_,
         started_at=_now(),
         duration_s=0.0,

@@ -24,7 +24,7 @@ from harness import store_schema
 from harness.errors import HarnessError, SpecError, StoreError
 from harness.records import DeviceRecord, Reference, Run, Session, SessionData, VariantRecord
 from harness.store_codec import BlobError
-from harness.store_engine import DEFAULT_PATH, file_url, make_engine, prepare_file
+from harness.store_engine import DEFAULT_PATH, file_url, hold, make_engine, prepare_file
 from harness.store_schema import (
     BLOCKS,
     DEVICES,
@@ -80,7 +80,8 @@ class Store:
         except (ArgumentError, NoSuchModuleError) as error:
             raise SpecError(f"{text!r} is no store: {error}", remedy="give a path or an SQLAlchemy URL") from error
         except ModuleNotFoundError as error:
-            remedy = f"install the driver: pip install {error.name}"
+            package = "'ondevice-harness[postgres]'" if error.name == "psycopg" else error.name
+            remedy = f"install the driver: pip install {package}"
             raise SpecError(f"the store {url.drivername} needs the package {error.name}", remedy=remedy) from error
         store = cls(engine, where)
         try:
@@ -266,6 +267,11 @@ class Store:
             return StoreError(f"the store {self._where} cannot be written: {words}", remedy="free some space")
         if "readonly" in words or "unable to open" in words:
             return SpecError(f"the store {self._where} cannot be written: {words}", remedy="check its permissions")
+        if "connection" in words and ("failed" in words or "refused" in words or "closed" in words):
+            remedy = "is the server running, and may you connect to it?"
+            return StoreError(
+                f"the store {self._where} cannot be reached: {words.strip()}", remedy=remedy, transient=True
+            )
         if "locked" in words:
             remedy = "another process holds it; try again"
             return StoreError(f"the store {self._where} is locked", remedy=remedy, transient=True)
@@ -292,6 +298,7 @@ class Store:
     def _create(self) -> None:
         with self._writing() as connection:
             # Two processes may both find the database empty; the write lock is held now, so look again.
+            hold(connection)
             if VERSION.name in sa.inspect(connection).get_table_names():
                 return
             METADATA.create_all(connection)
@@ -316,8 +323,10 @@ def _runs(connection: sa.Connection, session_id: str) -> tuple[Run, ...]:
         columns = store_schema.columns_of(table, version)
         query = sa.select(*columns).where(table.c.run_id.in_(of_session)).order_by(table.c.run_id, table.c.position)
         by_run: dict[str, list[Any]] = {}
-        for row in connection.execute(query, execution_options={"yield_per": _FETCHED}).mappings():
-            by_run.setdefault(row["run_id"], []).append(read(row))
+        # Closed at once even where a row is damaged: on a server the rows not yet fetched are kept for us.
+        with connection.execute(query, execution_options={"yield_per": _FETCHED}) as found:
+            for row in found.mappings():
+                by_run.setdefault(row["run_id"], []).append(read(row))
         parts.append(by_run)
     query = sa.select(RUNS).where(RUNS.c.session_id == session_id).order_by(RUNS.c.position)
     return tuple(
@@ -334,9 +343,8 @@ def _upgrade(connection: sa.Connection) -> None:
     """Bring a store of an older version up to this one, in the caller's transaction; what is stored stays as it is."""
     if _version(connection) == STORE_SCHEMA:
         return
-    if connection.dialect.name == "postgresql":
-        # Two writers may both find the old version; the second waits here, and looks again.
-        connection.execute(sa.text(f"LOCK TABLE {VERSION.name}"))
+    # Two writers may both find the old version; the second waits here, and looks again.
+    hold(connection)
     found = _version(connection)
     for since, added in sorted(store_schema.ADDED.items()):
         for table, name in added if since > found else ():
@@ -354,6 +362,8 @@ def _put(connection: sa.Connection, table: sa.Table, session_id: str, name: str,
 
 
 def _next_position(connection: sa.Connection, table: sa.Table, session_id: str) -> int:
+    # Who writes to the session next waits for this one to end (SQLite has but one writer anyway).
+    connection.execute(sa.select(SESSIONS.c.id).where(SESSIONS.c.id == session_id).with_for_update())
     query = sa.select(sa.func.coalesce(sa.func.max(table.c.position), -1)).where(table.c.session_id == session_id)
     return int(connection.execute(query).scalar_one()) + 1
 

@@ -1,7 +1,7 @@
 """How a store's database is reached: which file or URL, and what SQLite is told when a connection begins.
 
-Below `harness.store`. SQLite: write-ahead log, every commit synced, a minute's patience for other writers. Importing this module
-imports SQLAlchemy; import it where it is used.
+Below `harness.store`. SQLite: write-ahead log, every commit synced, a minute's patience for other writers. PostgreSQL: as its
+server is set up. Importing this module imports SQLAlchemy; import it where it is used.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from harness.errors import SpecError
 
 DEFAULT_PATH = Path("results") / "harness.sqlite"
 BUSY_TIMEOUT_MS = 60_000
+# Any number that other programs in the same PostgreSQL database will hardly take.
+_LOCK = 0x6861726E657373
 
 
 def prepare_file(path: Path, *, create: bool) -> None:
@@ -43,16 +45,30 @@ def file_url(path: Path) -> sa.URL:
     return sa.URL.create("sqlite", database=path.absolute().as_uri(), query=options)
 
 
+def _with_driver(url: sa.URL) -> sa.URL:
+    """PostgreSQL by the driver that the extra `postgres` installs, unless the user names another."""
+    return url.set(drivername="postgresql+psycopg") if url.drivername in ("postgresql", "postgres") else url
+
+
 def make_engine(url: sa.URL) -> sa.Engine:
     """An engine whose SQLite connections behave as this module's head says. Raises what SQLAlchemy does for a bad URL."""
     if url.get_backend_name() != "sqlite":
-        return sa.create_engine(url, pool_pre_ping=True)
+        return sa.create_engine(_with_driver(url), pool_pre_ping=True)
     engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
     sa.event.listen(engine, "connect", _sqlite_connect)
     if url.query.get("mode") != "ro":
         sa.event.listen(engine, "connect", _sqlite_log)
     sa.event.listen(engine, "begin", _sqlite_begin)
     return engine
+
+
+def hold(connection: sa.Connection) -> None:
+    """Wait until no other writer of the database's tables is at work, to the end of the transaction.
+
+    SQLite needs nothing: whoever writes has the only write lock from the beginning.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
 
 
 def _sqlite_connect(connection: Any, _record: Any) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
-from contextlib import closing
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ from harness.errors import HarnessError, SpecError, StoreError
 from harness.records import Block, Failure, Run, SessionData, VariantRecord
 from harness.store import Store
 from harness.store_codec import BlobError, pack, unpack
+from harness.store_engine import file_url, make_engine
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -58,9 +59,28 @@ def small() -> SessionData:
 
 
 @pytest.fixture
-def store(tmp_path: Path):
-    with Store.open(tmp_path / "results" / "harness.sqlite") as opened:
+def where(tmp_path: Path) -> str:
+    """An empty place for a store. test_store_postgres runs the same tests with a database of a server here."""
+    return str(tmp_path / "results" / "harness.sqlite")
+
+
+@pytest.fixture
+def store(where: str) -> Iterator[Store]:
+    with Store.open(where) as opened:
         yield opened
+
+
+def raw(where: str, command: str) -> list[tuple[Any, ...]]:
+    """What the database itself says, past the store."""
+    import sqlalchemy as sa
+
+    engine = make_engine(sa.make_url(where) if "://" in where else file_url(Path(where)))
+    try:
+        with engine.begin() as connection:
+            found = connection.exec_driver_sql(command)
+            return [tuple(row) for row in found] if found.returns_rows else []
+    finally:
+        engine.dispose()
 
 
 @pytest.mark.parametrize("task", ["classification", "regression", "none"])
@@ -72,11 +92,10 @@ def test_a_session_comes_back_as_it_was(store: Store, task: str) -> None:
     assert_equal(store.load(data.session.id), data)
 
 
-def test_it_comes_back_from_another_process_too(small: SessionData, tmp_path: Path) -> None:
-    path = tmp_path / "s.sqlite"
-    with Store.open(path) as store:
+def test_it_comes_back_from_another_process_too(small: SessionData, where: str) -> None:
+    with Store.open(where) as store:
         fill(store, small)
-    with Store.open(path) as store:
+    with Store.open(where) as store:
         assert_equal(store.load(small.session.id), small)
 
 
@@ -107,13 +126,11 @@ def test_samples_that_do_not_pair_are_refused_and_leave_nothing(store: Store, sm
     assert store.load(small.session.id).runs == ()
 
 
-def test_a_damaged_row_is_an_error_that_says_so(small: SessionData, tmp_path: Path) -> None:
-    path = tmp_path / "s.sqlite"
-    with Store.open(path) as store:
+def test_a_damaged_row_is_an_error_that_says_so(small: SessionData, where: str) -> None:
+    with Store.open(where) as store:
         fill(store, small)
-    with closing(sqlite3.connect(path)) as raw, raw:
-        raw.execute("UPDATE block SET samples = samples + 1 WHERE position = 3")
-    with Store.open(path) as store, pytest.raises(SpecError, match=r"is damaged: .*bytes"):
+    raw(where, "UPDATE block SET samples = samples + 1 WHERE position = 3")
+    with Store.open(where) as store, pytest.raises(SpecError, match=r"is damaged: .*bytes"):
         store.load(small.session.id)
 
 
@@ -146,14 +163,13 @@ def test_ids_are_taken_once_and_sessions_must_exist(store: Store, small: Session
         store.load("nowhere")
 
 
-def test_status_and_deletion(store: Store, small: SessionData) -> None:
+def test_status_and_deletion(store: Store, small: SessionData, where: str) -> None:
     fill(store, small)
     store.finish_session(small.session.id, "interrupted")
     assert store.sessions()[0].status == "interrupted"
     store.delete_session(small.session.id)
     assert store.session_ids() == []
-    with closing(sqlite3.connect(store._where)) as raw:
-        assert all(raw.execute(f"SELECT * FROM {t}").fetchall() == [] for t in ("run", "block", "load"))  # noqa: S608
+    assert all(raw(where, f"SELECT * FROM {table}") == [] for table in ("run", "block", "load"))  # noqa: S608
 
 
 def named(store: Store, *sessions: tuple[str, str, str]) -> None:
@@ -216,12 +232,7 @@ def test_a_truncated_store_is_one_clear_error(tmp_path: Path, small: SessionData
         use()
 
 
-def test_other_databases_folders_and_urls_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "other.sqlite"
-    with closing(sqlite3.connect(path)) as raw, raw:
-        raw.execute("CREATE TABLE session (id TEXT)")
-    with pytest.raises(SpecError, match="not one of this harness"):
-        Store.open(path)
+def test_folders_and_urls_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="is a folder"):
         Store.open(tmp_path)
     with pytest.raises(SpecError, match="no session store"):
@@ -239,13 +250,19 @@ def test_a_missing_driver_names_its_package() -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_a_newer_store_asks_for_an_update(tmp_path: Path) -> None:
-    path = tmp_path / "s.sqlite"
-    Store.open(path).close()
-    with closing(sqlite3.connect(path)) as raw, raw:
-        raw.execute("UPDATE harness_store SET version = 99")
+def test_a_newer_store_asks_for_an_update(where: str) -> None:
+    Store.open(where).close()
+    raw(where, "UPDATE harness_store SET version = 99")
     with pytest.raises(SpecError, match=r"newer harness \(store version 99.*update"):
-        Store.open(path)
+        Store.open(where)
+
+
+def test_another_database_is_refused(where: str) -> None:
+    if "://" not in where:
+        Path(where).parent.mkdir(parents=True)
+    raw(where, "CREATE TABLE session (id TEXT)")
+    with pytest.raises(SpecError, match="not one of this harness"):
+        Store.open(where)
 
 
 def test_a_read_only_store_can_be_read(tmp_path: Path, small: SessionData, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,21 +338,20 @@ while forever or count < 10:
 """
 
 
-def writer(path: Path, identity: str, how: str) -> subprocess.Popen[str]:
+def writer(where: str, identity: str, how: str) -> subprocess.Popen[str]:
     code = WRITER.format(tests=str(ROOT / "tests"), root=str(ROOT))
-    return subprocess.Popen([sys.executable, "-c", code, str(path), identity, how], stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, "-c", code, where, identity, how], stdout=subprocess.PIPE, text=True)
 
 
-def test_a_killed_writer_loses_no_finished_run(tmp_path: Path) -> None:
-    path = tmp_path / "s.sqlite"
-    process = writer(path, "killed", "forever")
+def test_a_killed_writer_loses_no_finished_run(where: str) -> None:
+    process = writer(where, "killed", "forever")
     assert process.stdout is not None
     finished = [process.stdout.readline().strip() for _ in range(7)]
     process.send_signal(signal.SIGKILL)
     finished += process.stdout.read().split()
     process.wait(10)
     process.stdout.close()
-    with Store.open(path) as store:
+    with Store.open(where) as store:
         data = store.load(store.resolve("latest"))
     assert data.session.status == "running"
     stored = [run.id for run in data.runs]
@@ -347,13 +363,12 @@ def test_a_killed_writer_loses_no_finished_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_write_at_once(tmp_path: Path) -> None:
-    path = tmp_path / "s.sqlite"
-    processes = [writer(path, name, "some") for name in ("one", "two")]
+def test_two_processes_write_at_once(where: str) -> None:
+    processes = [writer(where, name, "some") for name in ("one", "two")]
     for process in processes:
         assert process.communicate(timeout=60)[0].count("\n") >= 10
         assert process.returncode == 0
-    with Store.open(path) as store:
+    with Store.open(where) as store:
         assert sorted(store.session_ids()) == ["one", "two"]
         for name in ("one", "two"):
             assert len(store.load(name).runs) >= 10

@@ -7,21 +7,29 @@ import math
 import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from harness.agent.protocol import ENGINE_OF_FORMAT, EnergyPlan, LatencyPlan, SensorChannel
+from harness.agent.scenarios import HARNESS, SINGLE_STREAM
+
+StopOn = Literal["estimate", "verdict", "both"]
 
 
 @dataclass(frozen=True, slots=True)
 class MeasurementProtocol:
     """How much is measured (docs/methodology). Presets: quick, standard, headline, certified.
 
-    `runs`: latency runs per variant at least; more are added up to `max_runs` until the relative half-width of the
-    95 % interval is ≤ `target` or `budget_s` is spent. `run_s`, `run_samples`: measured time and samples per variant
+    `runs`: latency runs per variant at least; more are added up to `max_runs` until the variant is settled or `budget_s`, the time
+    of the whole session, is spent. `stop_on` says what settles a variant: its own "estimate" (the relative half-width of its 95 %
+    interval is ≤ `target`), its "verdict" against the base (faster, slower or equivalent), or "both". `run_s`, `run_samples`: measured time and samples per variant
     and run, spread over `rounds` interleaved rounds. `probes`: fresh processes per variant for cold start and memory.
     `block_max_s`, `warmup_max_s`: a visit to a slow variant ends then, even with fewer samples. `hang_s`: how long a
     device may be silent beyond what its work should take before the run counts as hanging.
     `energy`: also measure energy, where the device has a power meter: per variant a run of `energy_windows` windows of
     `energy_window_s` (longer for a slow meter) between two idle phases of `energy_idle_s`, read `energy_rate_hz` times a second.
+    `scenario`: "single-stream", "offline" (`batch` rows an inference, `streams` at once; `run_samples` then counts batches) or
+    "sustained" (`duration_s` per variant). `driver`: "loadgen" adds official runs of MLPerf's load generator, of `loadgen_s`
+    and `loadgen_queries` (None: what its rules ask for) at least.
     """
 
     preset: str = "standard"
@@ -46,6 +54,14 @@ class MeasurementProtocol:
     energy_windows: int = 5
     energy_settle_s: float = 2.0
     energy_rate_hz: float = 10.0
+    scenario: str = SINGLE_STREAM
+    batch: int = 1
+    streams: int = 1
+    duration_s: float = 600.0
+    driver: str = HARNESS
+    loadgen_s: float = 60.0
+    loadgen_queries: int | None = None
+    stop_on: StopOn = "estimate"
 
 
 PRESETS: dict[str, MeasurementProtocol] = {
@@ -62,9 +78,10 @@ PRESETS: dict[str, MeasurementProtocol] = {
         hang_s=60.0,
         energy_idle_s=10.0,
         energy_windows=2,
+        stop_on="verdict",
     ),
     "standard": MeasurementProtocol(),
-    "headline": MeasurementProtocol(preset="headline", runs=12, max_runs=24, target=0.01, probes=6),
+    "headline": MeasurementProtocol(preset="headline", runs=12, max_runs=24, target=0.01, probes=6, stop_on="both"),
     "certified": MeasurementProtocol(
         preset="certified",
         runs=12,
@@ -75,8 +92,11 @@ PRESETS: dict[str, MeasurementProtocol] = {
         run_samples=1024,
         rounds=30,
         block_max_s=600.0,
+        stop_on="both",
     ),
 }
+# With a budget and no maximum of runs of its own, a session may go on until here; the budget is meant to end it.
+BUDGET_RUNS = 8
 
 
 # Virtual time repeats, so that little of it says all; and a guest that counts is slow on the host's clock.
@@ -100,16 +120,23 @@ def for_counted_instructions(protocol: MeasurementProtocol) -> MeasurementProtoc
         settle=min(protocol.settle, 1),
         memory_invokes=min(protocol.memory_invokes, 1),
         hang_s=protocol.hang_s * COUNTED_PATIENCE,
+        # Counted instructions are no throughput, heat nothing, and loadgen nothing it could time.
+        scenario=SINGLE_STREAM,
+        driver=HARNESS,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What one engine on one device measures: the names of its variants. Targets are planned and stopped by themselves."""
+    """What one engine on one device measures: the names of its variants. Targets are planned and stopped by themselves.
+
+    `base`: the variant that the others are held against and that every run contains; None: the first that is healthy.
+    """
 
     device: str
     engine: str
     variants: tuple[str, ...]
+    base: str | None = None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -209,9 +236,16 @@ class Plan:
         ]
         return tuple(self._random("energy", 0).sample(jobs, len(jobs)))
 
+    def shuffled(self, jobs: Sequence[EnergyJob], purpose: str) -> tuple[EnergyJob, ...]:
+        """These jobs in the plan's random order for `purpose`."""
+        return tuple(self._random(purpose, 0).sample(list(jobs), len(jobs)))
+
     def _random(self, purpose: str, index: int) -> random.Random:
         # Seeded by a text: the same on every machine and Python, and independent of how much was drawn before.
         return random.Random(f"{self.seed}/{purpose}/{index}")  # noqa: S311 - no secret
+
+
+BASE_RECIPE = "fp32"
 
 
 def make_plan(
@@ -221,14 +255,19 @@ def make_plan(
     *,
     seed: int,
     evaluate: bool,
+    recipes: Mapping[str, str | None] | None = None,
 ) -> Plan:
-    """Variants (name → format) on devices (name → usable engines). A variant whose engine a device lacks is not planned."""
+    """Variants (name → format) on devices (name → usable engines). A variant whose engine a device lacks is not planned.
+
+    `recipes`: name → recipe; the first of an engine's variants made by "fp32" is the base of the others, else the first of all.
+    """
     targets = []
     for device, usable in engines.items():
         for engine in usable:
             variants = tuple(name for name, format_ in formats.items() if ENGINE_OF_FORMAT[format_] == engine)
             if variants:
-                targets.append(Target(device, engine, variants))
+                plain = (name for name in variants if (recipes or {}).get(name) == BASE_RECIPE)
+                targets.append(Target(device, engine, variants, next(plain, variants[0])))
     return Plan(tuple(targets), protocol, seed, evaluate)
 
 

@@ -117,6 +117,7 @@ def run_session(
             spec.protocol,
             seed=spec.seed,
             evaluate=spec.task is not None,
+            recipes={record.name: record.recipe for record in spec.variants},
         )
         measuring = Measuring(
             session_id=session_id,

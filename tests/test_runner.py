@@ -371,7 +371,7 @@ def test_runs_are_added_until_the_interval_is_narrow(tmp_path: Path) -> None:
     # The medians differ by up to 2 of 1000 between runs: within 0.5 at once, never within 1e-6.
     lab.run()
     assert len(lab.store.kinds(kind=LATENCY)) == 6
-    assert any(event.kind == STOPPED and "converged" in event.text for event in lab.events)
+    assert any(event.kind == STOPPED and "settled after 6 runs" in event.text for event in lab.events)
     wide = Lab(tmp_path, FakeDevice("a"), formats={"t1": "tflite"})
     wide.run(protocol=dataclasses.replace(PROTOCOL, target=1e-6))
     assert len(wide.store.kinds(kind=LATENCY)) == 8

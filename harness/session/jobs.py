@@ -19,6 +19,7 @@ from harness.session.attempts import Outcome, Work, begin, carry_out, failed_run
 from harness.session.events import COOLING, FAILED, FINISHED, RETRY, STARTED, UNREACHABLE, Event, OnEvent
 from harness.session.resume import Progress
 from harness.session.sink import SessionStore
+from harness.session.spending import Budget
 from harness.session.standing import Standing
 from harness.session.together import MeetingPlaces
 
@@ -73,6 +74,9 @@ class Jobs:
         self.round = 0
         self.runs = progress.last
         self.places = MeetingPlaces()
+        # Machine → how often runs in turns failed there and no variant was to blame.
+        self.falls: dict[str, int] = {}
+        self.budget = Budget(plan.protocol.budget_s, progress.spent_s)
 
     # -- telling ---------------------------------------------------------------------------------------------------
 
@@ -100,12 +104,19 @@ class Jobs:
             options=self.options,
         )
 
-    def _carry_out(self, device: Device, work: Work, retries: int = 0) -> tuple[Run, Outcome]:
-        """Do the work, store the run at once, tell; the partial run too when interrupted."""
+    def _carry_out(
+        self,
+        device: Device,
+        work: Work,
+        retries: int = 0,
+        noted: Mapping[str, Any] = NO_OPTIONS,
+        words: str = "",
+    ) -> tuple[Run, Outcome]:
+        """Do the work, store the run at once with what is `noted`, tell; the partial run too when interrupted."""
         name = device.profile.name
         outcome = begin()
         what = f"{name} {work.engine} " + (f"run {work.round + 1}" if work.kind in IN_ROUNDS else work.variants[0])
-        self.tell(STARTED, what, device=name, engine=work.engine)
+        self.tell(STARTED, what + words, device=name, engine=work.engine)
 
         def retrying(error: DeviceError, pause_s: float) -> None:
             self.tell(RETRY, f"{what}: {error}; again in {pause_s:g} s", device=name, engine=work.engine)
@@ -119,13 +130,21 @@ class Jobs:
                 carry_out(device, work, outcome, retrying=retrying, cool=lambda: device.cool_down(self.pause, cooling))
         finally:
             # Also on the way out of an interruption: what was measured until then is kept.
-            run = self._store(device, work, outcome, retries=retries)
+            run = self._store(device, work, outcome, noted, retries=retries)
         self._settle(device, work, run, outcome, what)
         return run, outcome
 
     def _store(
-        self, device: Device, work: Work, outcome: Outcome, *, retries: int = 0, turns: str | None = None
+        self,
+        device: Device,
+        work: Work,
+        outcome: Outcome,
+        noted: Mapping[str, Any] = NO_OPTIONS,
+        *,
+        retries: int = 0,
     ) -> Run:
+        """`noted`: what to keep in the run's environment; "turns" is equal for runs made together, whose rounds may be compared one by
+        one, and says nothing of a run that did not end well."""
         run = to_run(
             outcome,
             work,
@@ -134,9 +153,7 @@ class Jobs:
             device=device.profile.name,
             retries=retries,
         )
-        if turns is not None and run.status == "ok":
-            # Equal for runs made together: their rounds may be compared one by one.
-            run.environment["turns"] = turns
+        run.environment.update({key: value for key, value in noted.items() if key != "turns" or run.status == "ok"})
         self.store.add_run(run)
         return run
 

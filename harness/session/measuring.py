@@ -11,10 +11,12 @@ from dataclasses import replace
 
 from harness.agent.protocol import ENGINE_OF_FORMAT, Job, ProbePlan
 from harness.collectors.meters import Meter
-from harness.plan import EnergyJob, ProbeJob
+from harness.plan import EnergyJob, ProbeJob, energy_s
 from harness.records import ENERGY, PROBE
 from harness.session.attempts import Work
+from harness.session.events import STOPPED
 from harness.session.metering import meters_of, plan_for
+from harness.session.resume import peak_of
 from harness.session.rounds import LatencyRounds, pace
 from harness.session.singles import SingleRuns
 
@@ -80,6 +82,9 @@ class Measuring(LatencyRounds, SingleRuns):
         for load in run.loads:
             if load.first_inference_ns is not None:
                 self.state.first_s[job.device, load.variant] = load.first_inference_ns / 1e9
+            peak = peak_of(load)
+            if peak is not None:
+                self.state.peaks[job.device, load.variant] = peak
 
     # -- energy ----------------------------------------------------------------------------------------------------
 
@@ -101,6 +106,11 @@ class Measuring(LatencyRounds, SingleRuns):
             self.state.energies_left -= 1
             return
         device, protocol = self.devices[job.device], self.protocols[job.device]
+        if energy_s(protocol) > self.budget.left_s:
+            self.state.energies_left -= 1
+            words = f"{job.device} {job.variant}: {self.budget.words()} before its energy run"
+            self.tell(STOPPED, words, device=job.device, engine=job.engine)
+            return
 
         def build() -> Job:
             return replace(self._job(device, job.engine, (job.variant,)), energy=plan_for(protocol, meter))

@@ -16,9 +16,11 @@ from harness.records import PROFILE, OperatorTimes, Profile, Run
 from harness.stats.attribution import (
     COMPUTE,
     MOVING,
+    QUIET,
     TimedOperator,
     central_ns,
     match_layers,
+    quiet,
     role_of,
 )
 
@@ -72,7 +74,7 @@ class Change:
 @dataclass(frozen=True, slots=True)
 class Side:
     """One variant: `latency_ns` from plain inferences, `profiled_ns` from profiled ones, `operators_ns` the sum of the operators.
-    `unexplained`: (latency - sum) / latency. `roles`: role → (operators, time). `graph`: as in records.Profile.
+    `unexplained`: (latency - sum) / latency. All from quiet inferences; `disturbed`: share of those that were not. `roles`: role → (operators, time). `graph`: as in records.Profile.
     `moved_bytes`: read and written by operators that compute nothing; None where the engine does not tell."""
 
     variant: str
@@ -83,6 +85,7 @@ class Side:
     operators: int
     unexplained: float
     inferences: int
+    disturbed: float
     roles: Mapping[str, tuple[int, float]]
     precisions: Mapping[str, int]
     graph: Mapping[str, Any]
@@ -148,15 +151,32 @@ def _timed(profiles: Sequence[Profile]) -> list[TimedOperator]:
     ]
     timed = []
     for place, operator in enumerate(last.operators):
-        times = [central_ns(profile.operators[place].times_ns) for profile in alike]
+        times = [central_ns(_chosen(profile.operators[place].times_ns, _quiet(profile))) for profile in alike]
         time_ns = sum(times) / len(times)
         timed.append(TimedOperator(operator.name, operator.type, time_ns, operator.inputs, operator.outputs))
     return timed
 
 
-def _mean_of(values: Sequence[tuple[int, ...]]) -> float:
-    found = [central_ns(item) for item in values if item]
+def _quiet(profile: Profile) -> list[int]:
+    return quiet(profile.profiled_ns, profile.profiled_cpu_ns)
+
+
+def _chosen(times_ns: Sequence[int], places: Sequence[int]) -> Sequence[int]:
+    """Those times; all of an operator whose times are not one for each inference (ablation has one for each pass)."""
+    return [times_ns[place] for place in places] if places and len(times_ns) > max(places) else times_ns
+
+
+def _mean_latency(pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> float:
+    """Mean over runs of the central wall time of quiet inferences; pairs of wall and CPU times, ns."""
+    found = [central_ns(_chosen(wall, quiet(wall, cpu))) for wall, cpu in pairs if wall]
     return sum(found) / len(found) if found else 0.0
+
+
+def _busy(profiles: Sequence[Profile]) -> float:
+    """Share of inferences, plain and profiled, that had to share the CPU."""
+    pairs = [pair for p in profiles for pair in ((p.plain_ns, p.plain_cpu_ns), (p.profiled_ns, p.profiled_cpu_ns))]
+    shares = [cpu / wall for walls, cpus in pairs for wall, cpu in zip(walls, cpus, strict=True) if wall > 0]
+    return sum(share < QUIET for share in shares) / len(shares) if shares else 0.0
 
 
 def _outside(
@@ -172,7 +192,7 @@ def _outside(
 
 def _side(profiles: Sequence[Profile], timed: Sequence[TimedOperator]) -> Side:
     last = profiles[-1]
-    latency_ns = _mean_of([profile.plain_ns for profile in profiles])
+    latency_ns = _mean_latency([(p.plain_ns, p.plain_cpu_ns) for p in profiles])
     total_ns = sum(operator.time_ns for operator in timed)
     roles: dict[str, tuple[int, float]] = {}
     for operator in timed:
@@ -185,11 +205,12 @@ def _side(profiles: Sequence[Profile], timed: Sequence[TimedOperator]) -> Side:
         variant=last.variant,
         method=last.method,
         latency_ns=latency_ns,
-        profiled_ns=_mean_of([profile.profiled_ns for profile in profiles]),
+        profiled_ns=_mean_latency([(p.profiled_ns, p.profiled_cpu_ns) for p in profiles]),
         operators_ns=total_ns,
         operators=len(timed),
         unexplained=(latency_ns - total_ns) / latency_ns if latency_ns else 0.0,
         inferences=sum(len(profile.profiled_ns) for profile in profiles),
+        disturbed=_busy(profiles),
         roles=dict(sorted(roles.items())),
         precisions=dict(sorted(precisions.items())),
         graph=last.graph,

@@ -168,17 +168,22 @@ class OperatorTimes:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A variant operator by operator. `method`: how the operators were timed. `plain_ns`, `profiled_ns`: wall time of each
-    inference without and with the profiler, by turns in the same process. `graph`: of the artifact's own graph, `operators`
+    """A variant operator by operator. `method`: how the operators were timed. `plain_ns`, `profiled_ns` (and `…_cpu_ns`): wall (and
+    CPU) time of each inference without and with the profiler, by turns in the same process. `graph`: of the artifact's own graph, `operators`
     (type → how many), `nodes`, and what the engine tells of delegates. `notes`: what a reader must know of the method."""
 
     variant: str
     method: str
     operators: tuple[OperatorTimes, ...]
     plain_ns: tuple[int, ...]
+    plain_cpu_ns: tuple[int, ...]
     profiled_ns: tuple[int, ...]
+    profiled_cpu_ns: tuple[int, ...]
     graph: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+
+PROFILE_TIMES = ("plain_ns", "plain_cpu_ns", "profiled_ns", "profiled_cpu_ns")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

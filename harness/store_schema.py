@@ -21,6 +21,7 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from harness.records import (
+    PROFILE_TIMES,
     Block,
     DeviceRecord,
     Evaluation,
@@ -286,7 +287,7 @@ def _profile(data: Mapping[str, Any]) -> Profile:
         )
         for item in data["operators"]
     )
-    arrays = {key: tuple(data[key]) for key in ("plain_ns", "profiled_ns", "notes")}
+    arrays = {key: tuple(data[key]) for key in (*PROFILE_TIMES, "notes")}
     return Profile(**{**data, **arrays, "operators": operators})
 
 

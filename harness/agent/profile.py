@@ -7,14 +7,14 @@ operators can be held against what the same minutes gave without the profiler. N
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 
 from .channel import AgentError, Channel
 from .engines.base import Engine, LoadOptions, Profiler
 from .inputs import Array
 from .protocol import Job, Model, ProfilePlan
 from .runs import Loaded, bind, invoke_once, load
-from .sampling import CPU_CLOCKS, take, undisturbed
+from .sampling import CPU_CLOCKS, Clock, take, undisturbed
 
 _NO_PROFILE = "profile on a device with a newer engine; `harness explain` can still compare the operators of the graphs"
 
@@ -49,7 +49,7 @@ def _profile(
         try:
             profiler: Profiler = open_profiler(model.path, options)
             profiler.bind(loaded.feeder.batch(0))
-            plain_ns, profiled_ns = _by_turns(loaded, profiler, plan)
+            plain, profiled = _by_turns(loaded, profiler, plan)
             operators, graph = profiler.operators(), profiler.graph()
         except AgentError:
             raise
@@ -61,45 +61,57 @@ def _profile(
         id=model.id,
         method=profiler.method,
         operators=[asdict(operator) for operator in operators],
-        plain_ns=plain_ns,
-        profiled_ns=profiled_ns,
+        plain_ns=plain.wall_ns,
+        plain_cpu_ns=plain.cpu_ns,
+        profiled_ns=profiled.wall_ns,
+        profiled_cpu_ns=profiled.cpu_ns,
         graph=graph,
         notes=list(profiler.notes),
     )
 
 
-def _by_turns(loaded: Loaded, profiler: Profiler, plan: ProfilePlan) -> tuple[list[int], list[int]]:
-    """Blocks without and with the profiler by turns: wall time of each inference, ns, in time order."""
+@dataclass(slots=True)
+class _Times:
+    """Wall and CPU time of each inference, ns, in time order."""
+
+    wall_ns: list[int] = field(default_factory=list)
+    cpu_ns: list[int] = field(default_factory=list)
+
+
+def _by_turns(loaded: Loaded, profiler: Profiler, plan: ProfilePlan) -> tuple[_Times, _Times]:
+    """Blocks without and with the profiler by turns."""
     invoke, clock = loaded.session.invoke, CPU_CLOCKS[loaded.session.cpu_clock]
     longest_ns = int(plan.block_max_s * 1e9)
+    without, under = _Times(), _Times()
 
-    def plain(samples: int, least_ns: int = 0) -> list[int]:
+    def plain(samples: int, least_ns: int, times: _Times) -> None:
         taken = take(invoke, clock, min_samples=samples, min_ns=least_ns, max_ns=longest_ns)
+        times.wall_ns += taken.wall_ns()
+        times.cpu_ns += taken.cpu_ns()
         if taken.stopped_by is not None:
             raise taken.stopped_by
-        return taken.wall_ns()
 
-    plain(plan.warmup_samples, int(plan.warmup_s * 1e9))
+    plain(plan.warmup_samples, int(plan.warmup_s * 1e9), _Times())
     for _ in range(plan.warmup_samples):
         profiler.invoke()
-    without: list[int] = []
-    under: list[int] = []
     for _ in range(plan.rounds):
-        without += plain(plan.block_samples)
-        under += _profiled(profiler, plan.block_samples, longest_ns)
+        invoke()
+        plain(plan.block_samples, 0, without)
+        _profiled(profiler, clock, plan.block_samples, longest_ns, under)
     return without, under
 
 
-def _profiled(profiler: Profiler, samples: int, longest_ns: int) -> list[int]:
+def _profiled(profiler: Profiler, clock: Clock, samples: int, longest_ns: int, times: _Times) -> None:
     now = time.perf_counter_ns
-    taken: list[int] = []
     profiler.invoke()  # another session ran meanwhile: its data are in the caches
     profiler.start()
     started = now()
-    while len(taken) < samples and now() - started < longest_ns:
-        before = now()
+    for _ in range(samples):
+        before, busy = now(), clock()
         profiler.invoke()
-        taken.append(now() - before)
+        times.cpu_ns.append(clock() - busy)
+        times.wall_ns.append(now() - before)
         profiler.collect()
+        if now() - started >= longest_ns:
+            break
     profiler.stop()
-    return taken

@@ -298,8 +298,10 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "warmup": ("id", "started_ns", "wall_ns", "cpu_ns", "cpu_clock"),
     "block": ("id", "index", "phase", "started_ns", "wall_ns", "cpu_ns", "cpu_clock"),
     "outputs": ("id", "path", "rows", "shape", "sha256"),
-    # operators: list of engines.base.Operator as objects; plain_ns, profiled_ns: wall time of each inference in time order
-    "profile": ("id", "method", "operators", "plain_ns", "profiled_ns", "graph", "notes"),
+    # operators: list of engines.base.Operator as objects; plain_…, profiled_…: wall and CPU time of each inference in time order
+    "profile": (
+        *("id", "method", "operators", "plain_ns", "plain_cpu_ns", "profiled_ns", "profiled_cpu_ns", "graph", "notes"),
+    ),
     "sensor": ("name", "values"),
     # `id` names the model at fault, or is None: then the whole run failed. kind: load | invoke | data | engine_missing | job
     # | terminated | internal (a fault of the agent itself)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from harness.agent.protocol import ProtocolError
-from harness.records import OperatorTimes, Profile
+from harness.records import PROFILE_TIMES, OperatorTimes, Profile
 
 Message = Mapping[str, Any]
 
@@ -45,8 +45,7 @@ def profile_of(message: Message) -> Profile:
             variant=str(message["id"]),
             method=str(message["method"]),
             operators=tuple(_operator(item) for item in message["operators"]),
-            plain_ns=_times(message["plain_ns"], "the times of plain inferences"),
-            profiled_ns=_times(message["profiled_ns"], "the times of profiled inferences"),
+            **{key: _times(message[key], f"the times {key}") for key in PROFILE_TIMES},
             graph=dict(message["graph"]),
             notes=tuple(map(str, message["notes"])),
         )

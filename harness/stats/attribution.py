@@ -51,6 +51,7 @@ _ENDINGS = ("_nchwc", "_quant", "_quantized", "/WithoutBiases")
 BY_NAME, BY_ORDER = "tensor and node names", "the order of convolutions and products"
 # Names match two graphs when they cover so many of the base's compute operators; the least, where their order is no help.
 _ENOUGH, _LEAST = 0.9, 0.5
+QUIET, _FEWEST = 0.95, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,19 @@ def central_ns(times_ns: Sequence[int]) -> float:
     ordered = np.sort(np.asarray(times_ns, dtype=np.float64))
     quarter = ordered.size // 4
     return float(ordered[quarter : ordered.size - quarter].mean())
+
+
+def quiet(wall_ns: Sequence[int], cpu_ns: Sequence[int]) -> list[int]:
+    """Which inferences had the CPU nearly for themselves (CPU time ≥ 95 % of wall time), by their places in time order.
+
+    Where fewer than five had, the five (or all) with the largest share. Operators' times add up only within an inference that
+    nothing interrupted: a pause falls into one operator, or between two.
+    """
+    shares = [cpu / wall if wall > 0 else 0.0 for wall, cpu in zip(wall_ns, cpu_ns, strict=True)]
+    found = [place for place, share in enumerate(shares) if share >= QUIET]
+    if len(found) < _FEWEST:
+        found = sorted(sorted(range(len(shares)), key=lambda place: -shares[place])[:_FEWEST])
+    return found
 
 
 def _stem(name: str) -> str:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from harness.errors import SpecError
 from harness.plan import PRESETS, MeasurementProtocol
 from harness.profiles import DeviceProfile, load_profile, profile_from_data
+from harness.scenario import problem
 from harness.units import parse_duration_ns, parse_points, parse_share, parse_size_bytes
 from harness.yamlfile import read_yaml, validate
 
@@ -32,6 +33,10 @@ def _quantity(parse: Callable[[str], float]) -> BeforeValidator:
 
 DurationNs = Annotated[float, _quantity(parse_duration_ns)]
 SizeBytes = Annotated[int, _quantity(parse_size_bytes)]
+# A plain number is seconds, as in the other keys that end in _s.
+Seconds = Annotated[
+    float, BeforeValidator(lambda value: parse_duration_ns(value) / 1e9 if isinstance(value, str) else value)
+]
 Points = Annotated[float, _quantity(parse_points)]
 Share = Annotated[float, _quantity(parse_share)]
 
@@ -94,6 +99,29 @@ class ProtocolSpec(_Strict):
     energy_windows: int | None = Field(default=None, ge=1, description="Windows of work per variant (5 by the rules).")
     energy_rate_hz: float | None = Field(default=None, gt=0, le=100, description="Readings of the meter per second.")
 
+    scenario: Literal["single-stream", "offline", "sustained"] | None = Field(
+        default=None,
+        description="single-stream: latency, one inference after the other; offline: throughput, in batches and streams; "
+        "sustained: minutes without a pause.",
+    )
+    batch: int | None = Field(default=None, ge=1, le=65536, description="Offline: rows of an inference.")
+    streams: int | None = Field(
+        default=None, ge=1, le=256, description="Offline: inferences at once, each with the experiment's threads."
+    )
+    duration_s: Seconds | None = Field(
+        default=None, gt=0, description="Sustained: how long per variant, in seconds or with a unit: 600, 10m."
+    )
+    driver: Literal["harness", "loadgen"] | None = Field(
+        default=None,
+        description="loadgen: also official runs of MLPerf's load generator, where mlcommons-loadgen is installed.",
+    )
+    loadgen_s: float | None = Field(
+        default=None, gt=0, description="Official runs: seconds at least (60 by MLPerf Mobile's rules)."
+    )
+    loadgen_queries: int | None = Field(
+        default=None, ge=1, description="Official runs: queries at least (1,024; offline: 24,576 samples)."
+    )
+
     def build(self) -> MeasurementProtocol:
         """The preset with the changes applied."""
         changes = {k: v for k, v in self.model_dump(exclude={"preset"}).items() if v is not None}
@@ -106,6 +134,9 @@ class ProtocolSpec(_Strict):
     def _ordered(self) -> ProtocolSpec:
         if self.max_runs is not None and self.max_runs < (self.runs or PRESETS[self.preset].runs):
             raise ValueError("max_runs is smaller than runs")
+        wrong = problem(self.build())
+        if wrong is not None:
+            raise ValueError(wrong)
         return self
 
 

@@ -16,6 +16,11 @@ REFUSED = "refused"
 class Row:
     """One variant on one device. What was not measured is None, with its reason in `null_reasons`.
 
+    `throughput_per_s`: inferences a second in the offline scenario, in batches of `batch` and that many `streams`, with its 95 %
+    interval over runs. `latency_burst_ns`, `latency_sustained_ns`: medians of the first 30 s and the last third of a sustained
+    run, `sustained_ratio` the latter over the former, `time_to_throttle_s` when it began to be slower for good. `mlperf_*`: what
+    MLPerf's loadgen said in an official run; its latency includes binding inputs and reading outputs.
+
     `status`: "ok", "failed" (see `error`) or "refused" (the support matrix says it cannot exist). Latency figures are
     over runs: the median of run medians with its 95 % interval; p90 and p99 over pooled samples, with a bootstrap interval
     over runs and MLPerf's early-stopping estimate. `latency_uncontended_*`: the median, with its interval, from the
@@ -56,6 +61,23 @@ class Row:
     latency_p99_high_ns: float | None = None
     latency_p99_early_stopping_ns: float | None = None
     virtual_time_ns: float | None = None
+    throughput_per_s: float | None = None
+    throughput_low_per_s: float | None = None
+    throughput_high_per_s: float | None = None
+    batch: int | None = None
+    streams: int | None = None
+    latency_burst_ns: float | None = None
+    latency_sustained_ns: float | None = None
+    sustained_ratio: float | None = None
+    time_to_throttle_s: float | None = None
+    temperature_start_c: float | None = None
+    temperature_peak_c: float | None = None
+    mlperf_scenario: str | None = None
+    mlperf_valid: bool | None = None
+    mlperf_latency_p90_ns: float | None = None
+    mlperf_latency_p90_early_stopping_ns: float | None = None
+    mlperf_throughput_per_s: float | None = None
+    mlperf_accuracy: float | None = None
     load_ns: float | None = None
     first_inference_ns: float | None = None
     memory_peak_bytes: int | None = None

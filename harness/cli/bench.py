@@ -8,6 +8,14 @@ from typing import Annotated
 import typer
 
 from harness.cli.common import DEFAULT_RESULTS, JsonOption, ResultsOption, StoreOption, guarded
+from harness.cli.scenario_options import (
+    BatchOption,
+    DriverOption,
+    DurationOption,
+    ScenarioOption,
+    StreamsOption,
+    scenario_changes,
+)
 
 
 @guarded
@@ -32,6 +40,11 @@ def bench(
     energy: Annotated[
         bool, typer.Option("--energy", help="Measure energy too, on devices with a power meter (minutes per variant).")
     ] = False,
+    scenario: ScenarioOption = None,
+    batch: BatchOption = None,
+    streams: StreamsOption = None,
+    duration: DurationOption = None,
+    driver: DriverOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the random input and of the order.")] = 0,
     resume: Annotated[
         str | None, typer.Option(help="Go on with a session that ended early: its id or 'latest'. Nothing is repeated.")
@@ -40,7 +53,7 @@ def bench(
     store: StoreOption = None,
     json_: JsonOption = False,
 ) -> None:
-    """Measure latency, load time and memory of artifacts made elsewhere, on random input of the right shapes and types."""
+    """Measure latency (or throughput, or what heat leaves of them), load time and memory of artifacts made elsewhere, on random input of the right shapes and types."""
     from harness.cli.artifacts import collect, record
     from harness.cli.session import Measurement, finish, measure
     from harness.experiment import ProtocolSpec, resolve_devices
@@ -48,6 +61,7 @@ def bench(
 
     changes = {"preset": preset, "runs": runs, "max_runs": runs, "run_s": run_s, "probes": probes}
     changes["energy"] = energy or None
+    changes |= scenario_changes(scenario, batch, streams, duration, driver)
     protocol = validate(ProtocolSpec, {k: v for k, v in changes.items() if v is not None}, Path("command line"))
     if precision not in {"f32", "auto"}:
         raise typer.BadParameter("give f32 or auto", param_hint="--precision")

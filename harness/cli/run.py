@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from harness.cli.common import DEFAULT_RESULTS, JsonOption, ResultsOption, StoreOption, guarded
+from harness.cli.scenario_options import (
+    BatchOption,
+    DriverOption,
+    DurationOption,
+    ScenarioOption,
+    StreamsOption,
+    scenario_changes,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +40,11 @@ def run(
     energy: Annotated[
         bool, typer.Option("--energy", help="Measure energy too, on devices with a power meter (minutes per variant).")
     ] = False,
+    scenario: ScenarioOption = None,
+    batch: BatchOption = None,
+    streams: StreamsOption = None,
+    duration: DurationOption = None,
+    driver: DriverOption = None,
     out: Annotated[Path | None, typer.Option(help="Where variants go (default RESULTS/variants/NAME).")] = None,
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Reuse conversions by content.")] = True,
     resume: Annotated[
@@ -41,9 +56,10 @@ def run(
     from harness.experiment import load_experiment
 
     loaded = load_experiment(experiment)
+    changes = scenario_changes(scenario, batch, streams, duration, driver) | ({"energy": True} if energy else {})
     raise typer.Exit(
         run_experiment(
-            changed(loaded, device, preset, energy=energy),
+            changed(loaded, device, preset, changes),
             results=results,
             store_url=store,
             out=out,
@@ -55,9 +71,12 @@ def run(
 
 
 def changed(
-    loaded: LoadedExperiment, device: list[str] | None, preset: str | None, *, energy: bool = False
+    loaded: LoadedExperiment,
+    device: list[str] | None,
+    preset: str | None,
+    changes: Mapping[str, Any] = MappingProxyType({}),
 ) -> LoadedExperiment:
-    """The experiment with what the command line says instead."""
+    """The experiment with what the command line says instead; `changes`: keys of the protocol."""
     import dataclasses
 
     from harness.experiment import ProtocolSpec, resolve_devices
@@ -65,9 +84,9 @@ def changed(
 
     if device:
         loaded = dataclasses.replace(loaded, devices=resolve_devices(list(device), Path("command line")))
-    if preset is not None or energy:
+    if preset is not None or changes:
         given = loaded.experiment.protocol.model_dump(exclude_unset=True) if preset is None else {"preset": preset}
-        protocol = validate(ProtocolSpec, given | ({"energy": True} if energy else {}), Path("command line"))
+        protocol = validate(ProtocolSpec, given | dict(changes), Path("command line"))
         loaded = dataclasses.replace(loaded, experiment=loaded.experiment.model_copy(update={"protocol": protocol}))
     return loaded
 

@@ -119,7 +119,8 @@ def measure(work: Measurement, *, results: Path, store_url: str | None, quiet: b
         before = None if work.resume is None else store.load(store.resolve(work.resume))
         session_id = new_session_id(work.name) if before is None else before.session.id
         with log_to(session_folder(results, session_id)), measurement_progress(quiet=quiet) as on_event:
-            run_session(dataclasses.replace(spec, id=session_id), store, on_event, resume=before)
+            logs = session_folder(results, session_id) / "loadgen"
+            run_session(dataclasses.replace(spec, id=session_id, logs=logs), store, on_event, resume=before)
         return show.load(store, session_id)
 
 

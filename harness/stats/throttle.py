@@ -138,8 +138,8 @@ def throttle(times_s: Sequence[float], values: Sequence[float], cpu: Sequence[fl
     if length < LASTING_S + SHORTEST_S:
         reason = f"a run of {length:.0f} s is too short to show a slowdown that lasts {LASTING_S:g} s"
         return Throttle(burst, sustained, short, None, None, reason, marks)
-    time_s, slowdown, reason = _first(times, series, own, cuts, step)
-    return Throttle(burst, sustained, short, time_s, slowdown, reason, marks)
+    time_s, slowdown, why = _first(times, series, own, cuts, step)
+    return Throttle(burst, sustained, short, time_s, slowdown, why, marks)
 
 
 def _first(

@@ -16,10 +16,14 @@ from numpy.typing import NDArray
 from harness.agent.protocol import ENGINE_OF_FORMAT
 from harness.records import (
     ENERGY,
+    IN_ROUNDS,
     LATENCY,
+    LOADGEN,
     MEASURE,
+    OFFLINE,
     PROBE,
     PROFILE,
+    SUSTAINED,
     WARMUP,
     Block,
     DeviceRecord,
@@ -96,6 +100,9 @@ class Cell:
     loads: list[Load] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
     energy: list[Run] = field(default_factory=list)
+    offline: list[Run] = field(default_factory=list)
+    sustained: list[Run] = field(default_factory=list)
+    official: list[Run] = field(default_factory=list)
     environments: list[Mapping[str, Any]] = field(default_factory=list)
     sensors: list[tuple[dict[str, Any], ...]] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
@@ -117,11 +124,14 @@ class Cell:
         name = self.variant.name
         if run.kind == PROFILE:
             return  # a profiled engine is a slower one: `harness explain` reads these, no row does
-        if run.kind == ENERGY:
+        mine = name in run.failed_variants or any(load.variant == name for load in run.loads)
+        if run.kind in (ENERGY, LOADGEN):
             # One of another variant says nothing of this one; a failure there leaves the variant's other figures alone.
-            if name in run.failed_variants or any(load.variant == name for load in run.loads):
-                self.energy.append(run)
+            if mine:
+                (self.energy if run.kind == ENERGY else self.official).append(run)
             return
+        if run.kind == SUSTAINED and mine:
+            self.sustained.append(run)  # also one that failed: its seconds until then are of use
         failure = run.failed_variants.get(name)
         if failure is not None:
             self.failures.append(failure)
@@ -138,9 +148,11 @@ class Cell:
         if run.kind == LATENCY and measured:
             warmup = tuple(block for block in blocks if block.phase == WARMUP)
             self.latency.append(RunSamples(run, measured, warmup))
+        if run.kind == OFFLINE and loads:
+            self.offline.append(run)
         if loads or measured:
             self.environments.append(run.environment)
-            if run.kind == LATENCY:
+            if run.kind in (LATENCY, OFFLINE, SUSTAINED):
                 self.sensors.append(run.sensors)
             self.alive = True
 
@@ -165,7 +177,8 @@ def cells(data: SessionData) -> Iterator[Cell]:
 
 def _job(run: Run) -> tuple[object, ...]:
     """What a run was to do: equal for two tries of the same."""
-    return run.device, run.engine, run.kind, run.round, *(load.variant for load in run.loads if run.kind == PROBE)
+    alone = run.kind not in IN_ROUNDS
+    return run.device, run.engine, run.kind, run.round, *(load.variant for load in run.loads if alone)
 
 
 def latency_samples(data: SessionData, variant: str, device: str) -> list[Int64Array]:

@@ -28,6 +28,7 @@ from ..protocol import Tensor
 from .base import Session
 
 OPTION = "inject"
+_ALL_SPIN_NS = 3_000
 _STARTED_NS = time.perf_counter_ns()
 _KEYS = {"slowdown": None, "ramp": {"share", "seconds"}, "step": {"share", "after_s"}, "from_ns": None}
 
@@ -103,7 +104,8 @@ def injection(options: Mapping[str, Any], model: str) -> Injection | None:
 def slowed(invoke: Callable[[], object], what: Injection) -> Callable[[], None]:
     """An `invoke` that takes longer by the injected share. It burns CPU, as slower kernels would: it does not sleep.
 
-    The share is added to a second reading of the clock: one that is not slowed spends as much on finding that out.
+    All spin for a moment, also those that are not slowed: right after an inference Python's own code is cold in the caches, and
+    that cost must not vanish into the slowdown of one and stay visible in the other.
     """
     now = time.perf_counter_ns
     constant = what.slowdown
@@ -112,7 +114,7 @@ def slowed(invoke: Callable[[], object], what: Injection) -> Callable[[], None]:
         started = now()
         invoke()
         ended = now()
-        until = (ended - started) * constant + now()
+        until = _ALL_SPIN_NS + (ended - started + _ALL_SPIN_NS) * constant + now()
         while now() < until:
             pass
 
@@ -120,7 +122,7 @@ def slowed(invoke: Callable[[], object], what: Injection) -> Callable[[], None]:
         started = now()
         invoke()
         ended = now()
-        until = (ended - started) * what.share(ended) + now()
+        until = _ALL_SPIN_NS + (ended - started + _ALL_SPIN_NS) * what.share(ended) + now()
         while now() < until:
             pass
 

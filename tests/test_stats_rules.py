@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
 
-from harness.stats import contention, drift, grade, stopping
+from harness.stats import compare, contention, drift, grade, stopping
+from harness.stats.looks import Looks
 
-RULE = stopping.StoppingRule(min_runs=6, max_runs=12, target=0.03, budget_s=100.0)
+RULE = stopping.StoppingRule(min_runs=6, max_runs=12, target=0.03)
 TIGHT = [100.0, 101.0, 100.5, 99.5, 100.2, 99.8]
 WIDE = [100.0, 120.0, 90.0, 110.0, 95.0, 105.0]
 
@@ -20,29 +22,62 @@ def test_half_width_is_half_the_order_statistic_interval() -> None:
     assert stopping.relative_half_width([90.0, 100.0, 100.0, 100.0, 100.0, 110.0]) == pytest.approx(0.1)
 
 
-def test_stops_when_every_variant_has_converged() -> None:
-    decision = stopping.decide(RULE, {"a": TIGHT, "b": TIGHT}, 10.0)
-    assert (decision.stop, decision.converged) == (True, True)
-    decision = stopping.decide(RULE, {"a": TIGHT, "b": WIDE}, 10.0)
-    assert (decision.stop, decision.converged) == (False, False)
-    assert decision.reason.startswith("b: half-width")
+def stand(rule: stopping.StoppingRule, runs: list[float], ratios: list[float] | None = None) -> stopping.Standing:
+    found = None if ratios is None else compare.paired(ratios, rule.looks)
+    return stopping.stand(rule, runs, found)
+
+
+def test_an_estimate_is_settled_when_its_interval_is_narrow() -> None:
+    found = stand(RULE, TIGHT)
+    assert (found.settled, found.done, found.further) == (True, True, 0.0)
+    assert found.reason == "half-width 0.7% ≤ 3.0%"
+    wide = stand(RULE, WIDE)
+    assert (wide.settled, wide.done) == (False, False)
+    assert wide.reason.startswith("half-width")
+    # ±15 % is to become ±3 %: about twenty-five times as many runs.
+    assert wide.further == pytest.approx(6 * ((wide.half_width / 0.03) ** 2 - 1), abs=1)  # type: ignore[operator]
 
 
 def test_never_before_the_minimum_of_runs() -> None:
     rule = dataclasses.replace(RULE, min_runs=7)
-    assert not stopping.decide(rule, {"a": TIGHT}, 10.0).stop
-    assert not stopping.decide(RULE, {"a": TIGHT[:5]}, 10.0).stop
+    assert not stand(rule, TIGHT).settled
+    assert not stand(RULE, TIGHT[:5]).settled
+    assert stand(RULE, TIGHT[:5]).further == 1
+    verdict = dataclasses.replace(RULE, stop_on="verdict", min_runs=7)
+    far = [1.0 + 0.001 * i for i in range(6)]
+    assert not stand(verdict, WIDE, far).settled
+    assert "6 of at least 7 runs" in stand(verdict, WIDE, far).reason
 
 
-def test_budget_and_maximum_end_it_and_say_not_converged() -> None:
-    spent = stopping.decide(RULE, {"a": WIDE}, 100.0)
-    assert (spent.stop, spent.converged) == (True, False)
-    assert "budget of 100 s" in spent.reason
-    assert "not converged" in spent.reason
-    out = stopping.decide(RULE, {"a": WIDE * 2}, 1.0)
-    assert (out.stop, out.converged) == (True, False)
-    assert "all 12 runs" in out.reason
-    assert stopping.decide(RULE, {}, 0.0).stop
+def test_the_maximum_of_runs_ends_it_unsettled() -> None:
+    found = stand(RULE, WIDE * 2)
+    assert (found.settled, found.done) == (False, True)
+    assert found.reason.startswith("half-width")
+
+
+def test_what_is_far_off_needs_no_narrow_interval_for_its_verdict() -> None:
+    verdict = dataclasses.replace(RULE, stop_on="verdict")
+    noise = np.array([0.05, -0.05, 0.04, -0.04, 0.03, -0.03])
+    far = stand(verdict, WIDE, list(math.log(3) + noise))
+    assert far.settled
+    assert far.reason.startswith("slower, 3.000 [")
+    near = stand(verdict, WIDE, list(0.002 + noise))
+    assert (near.settled, near.done) == (False, False)
+    assert near.further > 6
+    # Near a bound much is needed, in the middle of what can be said little.
+    assert stand(verdict, WIDE, list(0.0149 + noise)).further > near.further
+    both = dataclasses.replace(RULE, stop_on="both")
+    assert not stand(both, WIDE, list(math.log(3) + noise)).settled, "its own interval is wide"
+    assert stand(both, TIGHT, list(math.log(3) + noise)).settled
+    # Without anything to be held against, the estimate decides.
+    assert stand(verdict, TIGHT).settled
+    assert not stand(verdict, WIDE).settled
+
+
+def test_looks_are_paid_for_only_where_ratios_are_looked_at() -> None:
+    assert RULE.looks is None
+    assert dataclasses.replace(RULE, stop_on="verdict").looks == Looks(6, 12)
+    assert dataclasses.replace(RULE, stop_on="both", max_runs=6).looks is None
 
 
 def test_contention_allows_for_the_clock_but_not_for_more() -> None:

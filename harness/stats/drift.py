@@ -4,14 +4,19 @@ Read by `harness.table`, which flags a row and never trims it. The values are me
 run share that run's own offset (measurement.md: runs differ by more than blocks do), so a plain test over all blocks
 would call every such offset a drift. Therefore:
 
-- trend: Mann-Kendall (1945; Kendall 1975 for ties) over all blocks where runs do not differ beyond the noise of their
-  blocks; else **within** runs, summed over runs as strata (Hirsch, Slack and Smith 1982), and **across** runs on their
-  medians. The size is a Theil-Sen slope (1950, 1968) times the span;
+- trend: Mann-Kendall's S (1945; Kendall 1975 for ties) over blocks **across** runs, its p from putting whole runs in any other
+  order; and **within** runs, summed over runs as strata (Hirsch, Slack and Smith 1982), where it comes back from run to run. The
+  size is a Theil-Sen slope (1950, 1968) times the span;
 - change point: Pettitt's test (1979) over all blocks, and the step must also exceed what runs differ by anyway.
+
+Where other variants were measured in the same blocks, the series is also looked at relative to them: what hits all alike
+(the machine, a neighbour, heat) cancels out, and with it most of what runs differ by. So a change of this variant alone is found
+that the machine's noise would hide, and a change that all share is told as such: the device changed, ratios did not.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,15 +25,15 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from harness.stats.distributions import t_quantile
+from harness.stats.distributions import binomial_cdf, t_quantile
 
 P_VALUE = 0.01
 TREND_THRESHOLD = 0.02
 STEP_THRESHOLD = 0.03
-# Standard error of a median, in units of that of a mean (normal values); and the scatter between runs, in units of what
-# their blocks' noise explains, from which on blocks of different runs are not taken as exchangeable.
-MEDIAN_ERROR = math.sqrt(math.pi / 2.0)
-RUN_SCATTER = 1.5
+# What comes back in every run must do so beyond a chance of this.
+CONSISTENCY = 0.05
+# Up to so many runs all orders (all signs) are tried; so many are needed for signs to say anything.
+_ALL_ORDERS, _ALL_SIGNS, _SIGNS = 7, 12, 6
 BURST_S = 30.0
 # Fewer values than this show no trend at any p worth having.
 MINIMUM_VALUES = 4
@@ -63,12 +68,15 @@ class Step:
 @dataclass(frozen=True, slots=True)
 class Drift:
     """What was found in one series. `burst`/`sustained`: medians of the first 30 s and of the last third of the time;
-    None where the series is too short to tell them apart."""
+    None where the series is too short to tell them apart. `shared`: whether the others measured in the same blocks changed
+    with it (True: the device changed; False: this variant alone did, and trend or step are relative to the others); None
+    where nothing was found or nobody was there to compare with."""
 
     trend: Trend | None
     step: Step | None
     burst: float | None
     sustained: float | None
+    shared: bool | None = None
 
     @property
     def flagged(self) -> bool:
@@ -127,13 +135,46 @@ def _by_run(values: FloatArray, runs: NDArray[np.int64]) -> list[FloatArray]:
     return [values[runs == run] for run in np.unique(runs)]
 
 
-def _runs_differ(times: FloatArray, values: FloatArray, runs: NDArray[np.int64]) -> bool:
-    """Whether runs scatter more than their blocks explain, once a straight trend is taken out."""
-    straight = values - theil_sen(times, values) * times
-    parts = _by_run(straight, runs)
-    noise = math.sqrt(float(np.mean([part.var(ddof=1) if part.size > 1 else 0.0 for part in parts])))
-    expected = MEDIAN_ERROR * noise / math.sqrt(float(np.median([part.size for part in parts])))
-    return float(np.std([np.median(part) for part in parts], ddof=1)) > RUN_SCATTER * expected
+def run_order_test(values: ArrayLike, runs: ArrayLike) -> float:
+    """Two-sided p of Mann-Kendall's S over blocks of different runs when whole runs may stand in any order.
+
+    `values`: float [blocks] in time order; `runs`: int [blocks], the run of each. Blocks of one run share that run's own offset,
+    so runs are what is exchangeable under no trend, not blocks. All orders are tried for up to seven runs; from eight on S is held against
+    the normal distribution with its exact variance over all orders, sum(D²) + (sum(rowsum²) - 2 sum(D²)) / 3 over the pairs' own D
+    (which is Kendall's n(n-1)(2n+5)/18 for one untied block a run), with continuity correction. 1.0 below four runs.
+    """
+    array, names = np.asarray(values, dtype=np.float64), np.asarray(runs)
+    _, first = np.unique(names, return_index=True)
+    parts = [array[names == names[place]] for place in np.sort(first)]
+    n = len(parts)
+    if n < MINIMUM_VALUES:
+        return 1.0
+    d = np.zeros((n, n))
+    for one, two in itertools.combinations(range(n), 2):
+        d[one, two] = float(np.sign(parts[two][None, :] - parts[one][:, None]).sum())
+        d[two, one] = -d[one, two]
+    upper = np.triu_indices(n, 1)
+    s = float(d[upper].sum())
+    if n <= _ALL_ORDERS:
+        orders = np.array(list(itertools.permutations(range(n))))
+        sums = d[orders[:, upper[0]], orders[:, upper[1]]].sum(axis=1)
+        return float((np.abs(sums) >= abs(s)).mean())
+    squares = float((d[upper] ** 2).sum())
+    return _normal_p(s, squares + (float((d.sum(axis=1) ** 2).sum()) - 2.0 * squares) / 3.0)
+
+
+def _comes_back(sums: Sequence[float]) -> bool:
+    """Whether S of single runs is too one-sided for chance: all signs flipped at random reach it in less than 5 %.
+
+    Successive blocks of a run resemble each other, which the test over strata takes no account of. Below six runs no one can say.
+    """
+    if len(sums) < _SIGNS:
+        return True
+    if len(sums) > _ALL_SIGNS:
+        up = sum(value > 0 for value in sums)
+        return 2.0 * binomial_cdf(min(up, len(sums) - up), len(sums), 0.5) < CONSISTENCY
+    signs = np.array(list(itertools.product((-1.0, 1.0), repeat=len(sums))))
+    return float((np.abs(signs @ np.array(sums)) >= abs(sum(sums))).mean()) < CONSISTENCY
 
 
 def _trends(times: FloatArray, values: FloatArray, runs: NDArray[np.int64]) -> list[Trend]:
@@ -141,22 +182,24 @@ def _trends(times: FloatArray, values: FloatArray, runs: NDArray[np.int64]) -> l
     names = np.unique(runs)
     centre = float(np.median(values))
     span = float(times[-1] - times[0])
-    if names.size == 1 or not _runs_differ(times, values, runs):
+    if names.size == 1:
         return [Trend(theil_sen(times, values) * span / centre, mann_kendall(values), False)]
-    s_total = variance_total = 0.0
+    sums: list[float] = []
+    variance_total = 0.0
     changes = []
     for run in names:
         inside = runs == run
         if inside.sum() >= MINIMUM_VALUES:
             s, variance = _kendall_s(values[inside])
-            s_total, variance_total = s_total + s, variance_total + variance
+            sums.append(s)
+            variance_total += variance
             own = times[inside]
             changes.append(theil_sen(own, values[inside]) * float(own[-1] - own[0]) / float(np.median(values[inside])))
     medians = np.array([np.median(part) for part in _by_run(values, runs)])
     middles = np.array([np.median(part) for part in _by_run(times, runs)])
-    found = [Trend(theil_sen(middles, medians) * span / centre, mann_kendall(medians), False)]
-    if changes:
-        p_value = _normal_p(s_total, variance_total)
+    found = [Trend(theil_sen(middles, medians) * span / centre, run_order_test(values, runs), False)]
+    if changes and _comes_back(sums):
+        p_value = _normal_p(sum(sums), variance_total)
         found.append(Trend(float(np.median(changes)), p_value, flagged=False, within_runs=True))
     return found
 
@@ -167,7 +210,7 @@ def _trend(times: FloatArray, values: FloatArray, runs: NDArray[np.int64]) -> Tr
     return replace(best, flagged=best.p_value < P_VALUE and abs(best.change) > TREND_THRESHOLD)
 
 
-def _step(values: FloatArray, runs: NDArray[np.int64]) -> Step | None:
+def _step(values: FloatArray, runs: NDArray[np.int64]) -> Step:
     index, p = pettitt(values)
     before, after = values[:index], values[index:]
     change = float(np.median(after) / np.median(before)) - 1.0
@@ -199,17 +242,80 @@ def burst_and_sustained(times_s: ArrayLike, values: ArrayLike) -> tuple[float | 
     return float(np.median(array[times <= start + BURST_S])), float(np.median(array[times >= late]))
 
 
-def analyse(times_s: Sequence[float], values: Sequence[float], runs: Sequence[int]) -> Drift:
+def common_change(others: Sequence[ArrayLike]) -> FloatArray:
+    """What several variants measured in the same blocks have in common: float64 [blocks], around 1; NaN where nobody was.
+
+    `others`: for each variant its block medians (> 0), NaN for a block that it does not have. Each is taken relative to its own
+    median, and the middle of those is the common change.
+    """
+    rows = np.array([np.asarray(row, dtype=np.float64) / np.nanmedian(np.asarray(row)) for row in others])
+    known = ~np.isnan(rows).all(axis=0)
+    found = np.full(rows.shape[1], math.nan)
+    found[known] = np.exp(np.nanmedian(np.log(rows[:, known]), axis=0))
+    return found
+
+
+def _moved(times: FloatArray, values: FloatArray, runs: NDArray[np.int64], found: Trend | Step) -> bool:
+    """Whether this series, too, moved at least half as far as `found` says, the same way."""
+    if isinstance(found, Step):
+        change = float(np.median(values[found.index :]) / np.median(values[: found.index])) - 1.0
+    elif found.within_runs:
+        pairs = [(times[runs == run], values[runs == run]) for run in np.unique(runs)]
+        change = float(np.median([theil_sen(t, v) * (t[-1] - t[0]) / np.median(v) for t, v in pairs]))
+    else:
+        change = theil_sen(times, values) * float(times[-1] - times[0]) / float(np.median(values))
+    return change * found.change > 0.0 and abs(change) >= abs(found.change) / 2.0
+
+
+def analyse(
+    times_s: Sequence[float],
+    values: Sequence[float],
+    runs: Sequence[int],
+    others: Sequence[Sequence[float]] = (),
+) -> Drift:
     """Trend, change point, burst and sustained of one series in time order.
 
     `times_s`: when each block began, in seconds; `values`: its median (ns, > 0); `runs`: the run it belongs to (any
-    integers). Raises ValueError when the three differ in length.
+    integers); `others`: the same blocks of each other variant of these runs, NaN where it has none. Raises ValueError when
+    they differ in length.
     """
-    if not len(times_s) == len(values) == len(runs):
+    lengths = {len(times_s), len(values), len(runs), *(len(other) for other in others)}
+    if len(lengths) > 1:
         raise ValueError(f"lengths differ: {len(times_s)} times, {len(values)} values, {len(runs)} runs")
     if len(values) < MINIMUM_VALUES:
         return Drift(None, None, None, None)
     t, v = np.asarray(times_s, dtype=np.float64), np.asarray(values, dtype=np.float64)
     r = np.asarray(runs, dtype=np.int64)
     burst, sustained = burst_and_sustained(t, v)
-    return Drift(_trend(t, v, r), _step(v, r), burst, sustained)
+    alone = Drift(_trend(t, v, r), _step(v, r), burst, sustained)
+    beside = [row for row in (np.asarray(other, dtype=np.float64) for other in others) if not np.isnan(row).all()]
+    common = common_change(beside) if beside else np.full(v.size, math.nan)
+    at = np.isfinite(common)
+    if at.sum() < MINIMUM_VALUES:
+        return alone
+    own = _against(t[at], v[at], r[at], common[at], [row[at] for row in beside])
+    if own != (None, None):
+        return Drift(*own, burst, sustained, shared=False)
+    seen = [item for item in (alone.trend, alone.step) if item is not None and item.flagged]
+    together = at.all() and any(_moved(t, common, r, item) for item in seen)
+    return replace(alone, shared=True if together else None)
+
+
+def _against(
+    times: FloatArray, values: FloatArray, runs: NDArray[np.int64], common: FloatArray, beside: Sequence[FloatArray]
+) -> tuple[Trend | None, Step | None]:
+    """What is found relative to the others, as far as it is this variant's doing and not one of theirs."""
+
+    def mine(found: Trend | Step) -> bool:
+        if len(beside) == 1:
+            # Two that part: the one that moved itself is the one that drifted.
+            return _moved(times, values, runs, found)
+        return all(
+            _moved(times[known], (values / row)[known], runs[known], found)
+            for row in beside
+            for known in [np.isfinite(row)]
+            if known.all() or isinstance(found, Trend)
+        )
+
+    trend, step = _trend(times, values / common, runs), _step(values / common, runs)
+    return (trend if trend.flagged and mine(trend) else None), (step if step.flagged and mine(step) else None)

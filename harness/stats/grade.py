@@ -146,6 +146,8 @@ def _drift(drift: Drift | None) -> list[str]:
         reasons.append(f"drift: {drift.trend.change:+.1%} {where} (p = {drift.trend.p_value:.2g})")
     if drift.step is not None and drift.step.flagged:
         reasons.append(f"drift: a step of {drift.step.change:+.1%} at block {drift.step.index}")
+    if drift.shared is not None:
+        reasons[-1] += "; all variants of the run alike, so the device" if drift.shared else "; this variant alone"
     if drift.burst is not None and drift.sustained is not None:
         reasons[-1] += f"; sustained is {drift.sustained / drift.burst - 1:+.1%} against the first 30 s"
     return reasons

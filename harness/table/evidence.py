@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from harness.collectors.thermal import throttling
-from harness.records import Block, Failure, SessionData
+from harness.records import Failure, SessionData
 from harness.row import OK
-from harness.stats import drift, grade, stopping
+from harness.stats import grade, stopping
 from harness.table.cells import Cell
 from harness.table.contention import Judged, contention_of
+from harness.table.drifts import Place, drift_of
 from harness.table.energy import energy_remarks
 
 # An artifact of this recipe holds f32; computing it in less is the engine's doing.
@@ -40,14 +40,16 @@ def threads_of(cell: Cell) -> int | None:
 
 
 def evidence_of(
-    cell: Cell, data: SessionData, status: str, failure: Failure | None, judged: Sequence[Sequence[Judged]]
+    cell: Cell,
+    data: SessionData,
+    status: str,
+    failure: Failure | None,
+    judged: Sequence[Sequence[Judged]],
+    beside: Sequence[Mapping[Place, float]] = (),
 ) -> grade.Evidence:
-    """What the rules of `harness.stats.grade` are held against; `judged`: the blocks of each run."""
+    """What the rules of `harness.stats.grade` are held against; `judged`: the blocks of each run; `beside`: see `drifts`."""
     runs = cell.latency
     medians = [float(np.median(samples.wall_ns)) for samples in runs]
-    blocks = [block for samples in runs for block in samples.blocks]
-    block_medians = [item.median_ns for run in judged for item in run]
-    owners = [number for number, samples in enumerate(runs) for _ in samples.blocks]
     return grade.Evidence(
         preset=str(data.session.protocol.get("preset", "standard")),
         runs=len(runs),
@@ -56,7 +58,7 @@ def evidence_of(
         warmup_s=min((s.seconds(s.warmup) for s in runs), default=0.0),
         warmup_samples=min((sum(block.wall_ns.size for block in s.warmup) for s in runs), default=0),
         half_width=stopping.relative_half_width(medians),
-        drift=_drift(blocks, block_medians, owners),
+        drift=drift_of(cell, judged, beside),
         contention=contention_of(judged),
         emulated=cell.device.emulated,
         counted=cell.counted,
@@ -71,16 +73,6 @@ def _injected(cell: Cell) -> str | None:
     """How the agent says it was slowed down on purpose; None for nearly every row there is."""
     told = (load.facts.get("injected") for load in (*cell.probes, *cell.loads))
     return next((str(words) for words in told if words), None)
-
-
-def _drift(blocks: Sequence[Block], medians: Sequence[float], runs: Sequence[int]) -> drift.Drift | None:
-    if not blocks or min(medians) <= 0:
-        return None
-    times = [block.started_ns / 1e9 for block in blocks]
-    if any(later <= earlier for earlier, later in itertools.pairwise(times)):
-        # A reboot sets the device's clock back; then only the order is known.
-        times = [float(position) for position in range(len(blocks))]
-    return drift.analyse(times, medians, runs)
 
 
 def _remarks(cell: Cell, data: SessionData) -> Iterator[str]:

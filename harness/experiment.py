@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from harness.errors import SpecError
-from harness.plan import PRESETS, MeasurementProtocol
+from harness.plan import BUDGET_RUNS, PRESETS, MeasurementProtocol
 from harness.profiles import DeviceProfile, load_profile, profile_from_data
 from harness.scenario import problem
 from harness.units import parse_duration_ns, parse_points, parse_share, parse_size_bytes
@@ -80,7 +80,17 @@ class ProtocolSpec(_Strict):
     target: float | None = Field(
         default=None, gt=0, lt=1, description="Relative half-width of the interval to stop at."
     )
-    budget_s: float | None = Field(default=None, gt=0, description="Stop adding runs after that many seconds.")
+    budget_s: float | None = Field(default=None, gt=0, description="The same as `budget`, in seconds.")
+    budget: Seconds | None = Field(
+        default=None,
+        gt=0,
+        description="Device time for the whole session, e.g. 10m: runs are added where the uncertainty is until it is spent.",
+    )
+    stop_on: Literal["estimate", "verdict", "both"] | None = Field(
+        default=None,
+        description="What settles a variant: a narrow interval of its own (estimate), being faster, slower or equivalent "
+        "compared with the fp32 variant of its format (verdict), or both.",
+    )
     probes: int | None = Field(default=None, ge=1, description="Fresh processes per variant for cold start and memory.")
     warmup_s: float | None = Field(default=None, ge=0)
     warmup_samples: int | None = Field(default=None, ge=1)
@@ -124,16 +134,22 @@ class ProtocolSpec(_Strict):
 
     def build(self) -> MeasurementProtocol:
         """The preset with the changes applied."""
-        changes = {k: v for k, v in self.model_dump(exclude={"preset"}).items() if v is not None}
+        changes = {k: v for k, v in self.model_dump(exclude={"preset", "budget"}).items() if v is not None}
+        if self.budget is not None:
+            changes["budget_s"] = self.budget
         protocol = dataclasses.replace(PRESETS[self.preset], **changes)
-        if "max_runs" not in changes and protocol.max_runs < protocol.runs:
-            protocol = dataclasses.replace(protocol, max_runs=protocol.runs)
+        if "max_runs" not in changes:
+            # Who gives a budget wants it to be the end, not the preset's number of runs.
+            most = BUDGET_RUNS * protocol.runs if protocol.budget_s is not None else protocol.max_runs
+            protocol = dataclasses.replace(protocol, max_runs=max(most, protocol.runs))
         return protocol
 
     @model_validator(mode="after")
     def _ordered(self) -> ProtocolSpec:
         if self.max_runs is not None and self.max_runs < (self.runs or PRESETS[self.preset].runs):
             raise ValueError("max_runs is smaller than runs")
+        if self.budget is not None and self.budget_s is not None:
+            raise ValueError("budget and budget_s are the same: give one of them")
         wrong = problem(self.build())
         if wrong is not None:
             raise ValueError(wrong)

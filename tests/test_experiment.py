@@ -129,3 +129,16 @@ def test_profile_circle(write, tmp_path: Path) -> None:
 
 def test_two_devices_of_one_name(write) -> None:
     assert "two devices are called 'local'" in problem(write("base: m\ndevices: [local, local]\n"))
+
+
+def test_a_budget_is_the_end_unless_runs_are_counted(write) -> None:
+    def built(text: str) -> tuple[float | None, int, int, str]:
+        protocol = load_experiment(write(f"base: m.keras\nprotocol: {{{text}}}\n")).experiment.protocol.build()
+        return protocol.budget_s, protocol.runs, protocol.max_runs, protocol.stop_on
+
+    assert built("preset: quick") == (None, 6, 6, "verdict")
+    assert built("preset: quick, budget: 10m") == (600.0, 6, 48, "verdict")
+    assert built("budget: 90s, max_runs: 9, stop_on: both") == (90.0, 6, 9, "both")
+    assert built("budget_s: 30") == (30.0, 6, 48, "estimate")
+    assert "budget and budget_s" in problem(write("base: m.keras\nprotocol: {budget: 1m, budget_s: 60}\n"))
+    assert "stop_on" in problem(write("base: m.keras\nprotocol: {stop_on: p-value}\n"))

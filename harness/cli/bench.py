@@ -16,6 +16,7 @@ from harness.cli.scenario_options import (
     StreamsOption,
     scenario_changes,
 )
+from harness.cli.stopping_options import BudgetOption, StopOnOption, stopping_changes
 
 
 @guarded
@@ -40,6 +41,8 @@ def bench(
     energy: Annotated[
         bool, typer.Option("--energy", help="Measure energy too, on devices with a power meter (minutes per variant).")
     ] = False,
+    budget: BudgetOption = None,
+    stop_on: StopOnOption = None,
     scenario: ScenarioOption = None,
     batch: BatchOption = None,
     streams: StreamsOption = None,
@@ -61,7 +64,7 @@ def bench(
 
     changes = {"preset": preset, "runs": runs, "max_runs": runs, "run_s": run_s, "probes": probes}
     changes["energy"] = energy or None
-    changes |= scenario_changes(scenario, batch, streams, duration, driver)
+    changes |= scenario_changes(scenario, batch, streams, duration, driver) | stopping_changes(budget, stop_on)
     protocol = validate(ProtocolSpec, {k: v for k, v in changes.items() if v is not None}, Path("command line"))
     if precision not in {"f32", "auto"}:
         raise typer.BadParameter("give f32 or auto", param_hint="--precision")

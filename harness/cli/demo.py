@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from harness.cli.common import DEFAULT_RESULTS, JsonOption, ResultsOption, StoreOption, guarded, say
+from harness.cli.stopping_options import BudgetOption, stopping_changes
 
 
 @guarded
@@ -17,6 +18,7 @@ def demo(
     device: Annotated[
         list[str] | None, typer.Option("--device", "-d", help="Measure on these devices instead of this host.")
     ] = None,
+    budget: BudgetOption = None,
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Reuse conversions by content.")] = True,
     json_: JsonOption = False,
 ) -> None:
@@ -32,6 +34,11 @@ def demo(
         say("demo: Fashion-MNIST classifier → TFLite, ONNX, OpenVINO; about two minutes the first time, less after")
     raise typer.Exit(
         run_experiment(
-            changed(loaded, device, None), results=results, store_url=store, out=None, use_cache=cache, as_json=json_
+            changed(loaded, device, None, stopping_changes(budget)),
+            results=results,
+            store_url=store,
+            out=None,
+            use_cache=cache,
+            as_json=json_,
         )
     )

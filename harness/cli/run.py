@@ -18,6 +18,7 @@ from harness.cli.scenario_options import (
     StreamsOption,
     scenario_changes,
 )
+from harness.cli.stopping_options import BudgetOption, StopOnOption, stopping_changes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,6 +41,8 @@ def run(
     energy: Annotated[
         bool, typer.Option("--energy", help="Measure energy too, on devices with a power meter (minutes per variant).")
     ] = False,
+    budget: BudgetOption = None,
+    stop_on: StopOnOption = None,
     scenario: ScenarioOption = None,
     batch: BatchOption = None,
     streams: StreamsOption = None,
@@ -56,7 +59,8 @@ def run(
     from harness.experiment import load_experiment
 
     loaded = load_experiment(experiment)
-    changes = scenario_changes(scenario, batch, streams, duration, driver) | ({"energy": True} if energy else {})
+    changes = scenario_changes(scenario, batch, streams, duration, driver) | stopping_changes(budget, stop_on)
+    changes |= {"energy": True} if energy else {}
     raise typer.Exit(
         run_experiment(
             changed(loaded, device, preset, changes),

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from harness import __version__
-from harness.cli import bench, bundle, choose, compare, convert, demo, devices, doctor, report, run, table
+from harness.cli import bench, bundle, choose, compare, convert, demo, devices, doctor, explain, report, run, table
 
 app = typer.Typer(
     name="harness",
@@ -43,6 +43,7 @@ app.command("table")(table.table)
 app.command("report")(report.report)
 app.command("choose")(choose.choose)
 app.command("compare")(compare.compare)
+app.command("explain")(explain.explain)
 app.add_typer(devices.app, name="devices")
 app.command("doctor")(doctor.doctor)
 app.add_typer(bundle.app, name="bundle")

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from harness.row import OK, REFUSED, Row, row_to_dict
 
 # "virtual_time" takes the place of "latency" on a device that counts instructions: a ranking of its own, never mixed.
-Objective = Literal["latency", "size", "accuracy", "memory", "virtual_time"]
+# "throughput" and "sustained" do in sessions of the scenarios that have no latency of single inferences.
+Objective = Literal["latency", "size", "accuracy", "memory", "virtual_time", "throughput", "sustained"]
 RunMedians = Mapping[tuple[str, str], Mapping[int, float]]
 
 DEFAULT_MAX_DROP_PP = 1.0
@@ -31,6 +32,8 @@ _SEED = 20_240_229
 _MINIMUM_RUNS = 6
 # How far two peaks may lie apart and still be the same: what a high-water mark is good for.
 _VIRTUAL_SAME = 0.005
+# One run has no interval: what is nearer than this is not told apart.
+_SUSTAINED_SAME = 0.05
 _MEMORY_SAME_BYTES, _MEMORY_SAME_SHARE = 2 * 1024 * 1024, 0.02
 
 
@@ -71,7 +74,13 @@ OBJECTIVES: dict[str, tuple[str, int]] = {
     "accuracy": ("accuracy", -1),
     "memory": ("memory_peak_delta_bytes", 1),
     "virtual_time": ("virtual_time_ns", 1),
+    "throughput": ("throughput_per_s", -1),
+    "sustained": ("latency_sustained_ns", 1),
 }
+# What stands in for latency where no row has one, by the first that some row has.
+_INSTEAD: tuple[Objective, ...] = ("virtual_time", "throughput", "sustained")
+# Objectives by which the fastest wins, whatever the clock.
+_FASTEST = ("latency", *_INSTEAD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,22 +174,33 @@ def _on_device(device: str, rows: Sequence[Row], given: Constraints, medians: Ru
 
 
 def _objective_here(given: Constraints, rows: Sequence[Row]) -> Constraints:
-    """Where no row has a latency and some have virtual time, that is what can be won by."""
-    counted = any(row.virtual_time_ns is not None for row in rows)
-    if given.objective == "latency" and counted and all(row.latency_median_ns is None for row in rows):
-        return dataclasses.replace(given, objective="virtual_time")
+    """Where no row has a latency but some have virtual time, throughput or a sustained latency, that is what can be won by."""
+    if given.objective == "latency":
+        return dataclasses.replace(given, objective=_clock(rows))
     return given
 
 
+def _clock(rows: Sequence[Row]) -> Objective:
+    """By which objective the fastest of these rows is told."""
+    if any(row.latency_median_ns is not None for row in rows):
+        return "latency"
+    found = (name for name in _INSTEAD if any(getattr(row, OBJECTIVES[name][0]) is not None for row in rows))
+    return next(found, "latency")
+
+
 def time_field(rows: Sequence[Row]) -> str:
-    """The field that orders one device's rows by time: latency, or virtual time where only that exists."""
-    counted = any(row.virtual_time_ns is not None for row in rows)
-    return "virtual_time_ns" if counted and all(row.latency_median_ns is None for row in rows) else "latency_median_ns"
+    """The field that orders one device's rows by speed: latency, or what stands in for it where there is none."""
+    return OBJECTIVES[_clock(rows)][0]
 
 
 def time_of(row: Row) -> float | None:
-    """A row's time, for ordering rows of one device only: its latency, else its virtual time."""
-    return row.latency_median_ns if row.latency_median_ns is not None else row.virtual_time_ns
+    """A row's time, for ordering rows of one device only: its latency, else its virtual time, the time an inference takes of the
+    throughput, or the sustained latency."""
+    if row.latency_median_ns is not None:
+        return row.latency_median_ns
+    if row.virtual_time_ns is not None:
+        return row.virtual_time_ns
+    return 1e9 / row.throughput_per_s if row.throughput_per_s else row.latency_sustained_ns
 
 
 def with_defaults(given: Constraints, rows: Sequence[Row]) -> tuple[Constraints, tuple[str, ...]]:
@@ -226,7 +246,7 @@ def _rank(row: Row, objective: Objective) -> tuple[float, float, float, str]:
 
 def _tie_break(row: Row, objective: Objective) -> tuple[float, float, str]:
     size, time = _or_inf(row.size_bytes), _or_inf(time_of(row))
-    return (size, time, row.variant) if objective in ("latency", "virtual_time") else (time, size, row.variant)
+    return (size, time, row.variant) if objective in _FASTEST else (time, size, row.variant)
 
 
 def _or_inf(value: float | None) -> float:
@@ -240,7 +260,7 @@ def _tie(
     if not eligible:
         return [], None
     best = eligible[0]
-    if objective != "latency":
+    if objective not in ("latency", "throughput"):
         return [row for row in eligible if row is best or _same(best, row, objective)], None
     shares = _bootstrap(eligible, device, medians)
     doubtful: set[str] = set()
@@ -260,6 +280,10 @@ def _same(best: Row, row: Row, objective: Objective) -> bool:
             best.latency_median_high_ns is not None
             and _or_inf(row.latency_median_low_ns) <= best.latency_median_high_ns
         )
+    if objective == "throughput":
+        return best.throughput_low_per_s is not None and (row.throughput_high_per_s or 0.0) >= best.throughput_low_per_s
+    if objective == "sustained":
+        return _or_inf(row.latency_sustained_ns) <= (best.latency_sustained_ns or 0.0) * (1 + _SUSTAINED_SAME)
     if objective == "virtual_time":
         return _or_inf(row.virtual_time_ns) <= (best.virtual_time_ns or 0.0) * (1 + _VIRTUAL_SAME)
     if objective == "size":
@@ -298,9 +322,10 @@ def pareto_front(rows: Sequence[Row], *, with_size: bool) -> tuple[str, ...]:
 
     Quality is accuracy, else RMSE, else agreement, the first that was measured; without any, size takes its place.
     """
-    timed = time_field([row for row in rows if row.status == OK])
+    clock = _clock([row for row in rows if row.status == OK])
+    timed, way = OBJECTIVES[clock]
     measured = [row for row in rows if row.status == OK and getattr(row, timed) is not None]
-    aims: list[tuple[str, int]] = [(timed, 1)]
+    aims: list[tuple[str, int]] = [(timed, way)]
     quality = (("accuracy", -1), ("rmse", 1), ("agreement", -1))
     known = [aim for aim in quality if any(getattr(row, aim[0]) is not None for row in measured)]
     aims += known[:1]

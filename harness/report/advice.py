@@ -132,6 +132,12 @@ def _figures(row: Row) -> str:
         words.append(f"median {interval.replace('[', '(95 % ').replace(']', ')')}")
     elif row.virtual_time_ns is not None:
         words.append(f"virtual time {units.format_ns(row.virtual_time_ns)} (instructions counted, no latency)")
+    elif row.throughput_per_s is not None:
+        interval = units.format_rate_interval(row.throughput_per_s, row.throughput_low_per_s, row.throughput_high_per_s)
+        interval = interval.replace("[", "(95 % ").replace("]", ")")
+        words.append(f"{interval} inferences a second in batches of {row.batch}, {row.streams} at once")
+    elif row.latency_sustained_ns is not None:
+        words.append(f"sustained {units.format_ns(row.latency_sustained_ns)}")
     if row.size_bytes is not None:
         words.append(units.format_bytes(row.size_bytes))
     if row.accuracy is not None:
@@ -150,6 +156,8 @@ def _against(item: Recommendation) -> str:
     words = [
         _ratio(reference.latency_median_ns, row.latency_median_ns, "faster", "slower"),
         _ratio(reference.virtual_time_ns, row.virtual_time_ns, "less virtual time", "more virtual time"),
+        _ratio(row.throughput_per_s, reference.throughput_per_s, "the throughput", "less throughput"),
+        _ratio(reference.latency_sustained_ns, row.latency_sustained_ns, "faster", "slower"),
         _ratio(reference.size_bytes, row.size_bytes, "smaller", "larger"),
     ]
     told = [word for word in words if word]
@@ -179,7 +187,7 @@ def _tie(item: Recommendation) -> str:
         return ""
     others = _names(name for name in item.tie if name != item.winner.variant)
     aim = item.constraints.objective
-    taken = "smallest" if aim in ("latency", "virtual_time") else "fastest"
+    taken = "smallest" if aim in ("latency", "virtual_time", "throughput", "sustained") else "fastest"
     return f"A tie: by {aim.replace('_', ' ')} it cannot be told apart from {others}, so the {taken} of them is taken."
 
 

@@ -83,6 +83,63 @@ def _drop(row: Row) -> str:
 _GRADE_ORDER = {"A": 0, "B": 1, "C": 2, "invalid": 3}
 
 
+def _throughput(row: Row) -> str:
+    text = units.format_rate_interval(row.throughput_per_s, row.throughput_low_per_s, row.throughput_high_per_s)
+    return text if row.throughput_per_s is None else f"{text} ({row.batch} × {row.streams})"
+
+
+def _sustained(row: Row) -> str:
+    text = units.format_ns(row.latency_sustained_ns)
+    return text if row.sustained_ratio is None else f"{text} ({row.sustained_ratio:.2f} × burst)"
+
+
+def _official(row: Row) -> str:
+    if row.mlperf_valid is None:
+        return units.NOT_AVAILABLE
+    offline = row.mlperf_scenario == "offline"
+    figure = units.format_rate(row.mlperf_throughput_per_s) if offline else units.format_ns(row.mlperf_latency_p90_ns)
+    return f"{figure} ({'' if offline else 'p90, '}{'valid' if row.mlperf_valid else 'INVALID'})"
+
+
+def _scenario_columns() -> Iterable[Column]:
+    yield Column(
+        "throughput",
+        "throughput [95 %] (batch × streams)",
+        ("throughput_per_s",),
+        _throughput,
+        lambda r: r.throughput_per_s,
+        "inferences a second in the offline scenario, with the 95 % interval over runs; rows of a batch × inferences at once",
+        special=True,
+    )
+    yield Column(
+        "sustained",
+        "sustained (× burst)",
+        ("latency_sustained_ns",),
+        _sustained,
+        lambda r: r.latency_sustained_ns,
+        "median time of an inference in the last third of a sustained run; in brackets, relative to its first 30 s",
+        special=True,
+    )
+    yield Column(
+        "throttle",
+        "throttles after",
+        ("time_to_throttle_s",),
+        lambda r: units.format_seconds(r.time_to_throttle_s),
+        lambda r: r.time_to_throttle_s,
+        "when the device became slower for good, by 5 % or more, in a sustained run",
+        special=True,
+    )
+    yield Column(
+        "mlperf",
+        "MLPerf loadgen",
+        ("mlperf_valid",),
+        _official,
+        lambda r: r.mlperf_throughput_per_s if r.mlperf_scenario == "offline" else r.mlperf_latency_p90_ns,
+        "what MLPerf's load generator measured: p90 latency of a query, input and output included, or samples a second",
+        special=True,
+    )
+
+
 def _columns() -> Iterable[Column]:
     ns, interval, size, share = units.format_ns, units.format_ns_interval, units.format_bytes, units.format_share
     yield Column(
@@ -140,6 +197,7 @@ def _columns() -> Iterable[Column]:
         "instructions counted by a deterministic emulator, as time; not a latency",
         special=True,
     )
+    yield from _scenario_columns()
     yield Column(
         "load",
         "load",

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 # _SQUEEZE the variant's name is folded; for others it keeps a width of _NAME_ENOUGH.
 _ORDER = (
     "virtual",
+    "throughput",
+    "sustained",
+    "throttle",
+    "mlperf",
     "uncontended",
     "accuracy",
     "drop",
@@ -52,7 +56,7 @@ _ORDER = (
     "p90+",
     "uncontended+",
 )
-_SQUEEZE = ("virtual", "accuracy", "drop", "rmse", "rmse_ratio")
+_SQUEEZE = ("virtual", "throughput", "sustained", "throttle", "mlperf", "accuracy", "drop", "rmse", "rmse_ratio")
 _NAME_ENOUGH = 30
 # Headers in two lines are narrower. Cells that have a short form, with its header:
 _HEADERS = {
@@ -65,12 +69,17 @@ _HEADERS = {
     "load": "load\ntime",
     "first": "first\ninference",
     "virtual": "virtual\ntime",
+    "throughput": "throughput [95 %]\n(batch × streams)",
+    "sustained": "sustained\n(× burst)",
+    "throttle": "throttles\nafter",
+    "mlperf": "MLPerf\nloadgen",
 }
 _SHORT: dict[str, tuple[str, Callable[[Row], str]]] = {
     "uncontended": ("uncontended", lambda row: units.format_ns(row.latency_uncontended_median_ns)),
     "p90": ("p90", lambda row: units.format_ns(row.latency_p90_ns)),
     "p99": ("p99", lambda row: units.format_ns(row.latency_p99_ns)),
     "drop": ("accuracy\ndrop", lambda row: units.format_points(row.accuracy_drop_pp)),
+    "throughput": ("throughput", lambda row: units.format_rate(row.throughput_per_s)),
     "memory": ("peak\nmemory", lambda row: units.format_bytes(row.memory_peak_bytes)),
 }
 

@@ -76,6 +76,27 @@ def format_ns_interval(value: float | None, low: float | None, high: float | Non
     return f"{middle:.{decimals}f} {unit} [{low:.{decimals}f}–{high:.{decimals}f}]"
 
 
+def format_rate(value: float | None) -> str:
+    """Inferences a second, three significant digits, thousands separated: "12.3 /s", "1,530 /s", "47,500 /s"."""
+    if value is None:
+        return NOT_AVAILABLE
+    shown = float(f"{value:.3g}")
+    return f"{shown:,.{_decimals(shown) if shown else 0}f} /s"
+
+
+def format_rate_interval(value: float | None, low: float | None, high: float | None) -> str:
+    """A rate with its interval: "1,530 /s [1,510–1,560]"; without a whole interval the value alone."""
+    if value is None or low is None or high is None:
+        return format_rate(value)
+    ends = [format_rate(end).removesuffix(" /s") for end in (low, high)]
+    return f"{format_rate(value)} [{ends[0]}–{ends[1]}]"
+
+
+def format_seconds(value: float | None) -> str:
+    """A time of a long run in whole seconds: "143 s"."""
+    return NOT_AVAILABLE if value is None else f"{value:,.0f} s"
+
+
 def format_bytes(value: float | None, *, signed: bool = False) -> str:
     """A size in bytes, decimal units: "812 B", "12.3 kB", "1.53 MB"; with `signed`, a growth: "+1.53 MB"."""
     return _scaled(value, _SIZE_UNITS, plus=signed)

@@ -8,8 +8,10 @@ candidate / reference: below 1 the candidate is faster. How runs are paired deci
 - "round": same session, different runs; runs of equal round were made near each other in time and are paired;
 - "unpaired": different sessions; run medians of both sides, Welch's t on their logarithms.
 
-Verdicts are Holm-corrected over all pairs of a table. `overall` pools the pairs of two devices or two sessions into one
-ratio per round (their geometric mean): the one verdict on whether these two are the same.
+Verdicts are Holm-corrected over all pairs of a table, and each is explained in a sentence. `overall` is the one verdict on a whole
+table: of two devices, or of two sessions on one device, one ratio per round (the geometric mean over variants); of several
+devices, first one ratio for each, then their geometric mean, from five devices on. Sessions from different kinds of
+machines are not compared unless asked for; what else was not alike is named (`harness.comparable`).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from harness.comparable import differences
 from harness.errors import SpecError
 from harness.records import SessionData
 from harness.row import OK, Row
@@ -29,6 +32,7 @@ from harness.stats import compare as stats
 from harness.stats.compare import Comparison
 from harness.stats.looks import Looks, looks_of
 from harness.table import block_medians, build_rows, run_medians
+from harness.verdicts import explain, further_runs
 
 Key = tuple[str, str]  # variant, device
 Blocks = Mapping[tuple[int, str], Mapping[int, float]]  # (round, run) → interleaved round → median
@@ -43,7 +47,8 @@ class Pair:
 
     `size_ratio`: candidate / reference. `accuracy_difference_pp`: candidate − reference, in points.
     `outputs_identical`: bit for bit over the dataset, None where not known. `remarks`: what else differs, or makes the
-    figures doubtful, in words.
+    figures doubtful, in words. `explanation`: why the verdict is what it is. `more_runs`: how many runs should settle it; 0 when it
+    is settled, None when none that anybody makes would.
     """
 
     candidate: Row
@@ -54,16 +59,24 @@ class Pair:
     accuracy_difference_pp: float | None
     outputs_identical: bool | None
     remarks: tuple[str, ...]
+    explanation: str = ""
+    more_runs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ComparisonTable:
-    """All pairs, and their overall ratio (None for variants of one device: there it would mean nothing)."""
+    """All pairs, and their overall ratio (None for variants of one device: there it would mean nothing).
+
+    `overall_of`: what the overall ratio is an average of, "rounds" or "devices". `differences`: what was not alike in two
+    sessions, in words.
+    """
 
     candidate: str
     reference: str
     pairs: tuple[Pair, ...]
     overall: Comparison | None
+    overall_of: Literal["rounds", "devices"] = "rounds"
+    differences: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +122,26 @@ def compare_variants(
     return ComparisonTable(f"variants on {device}", reference, _corrected(pairs), None)
 
 
+def compare_pair(
+    data: SessionData, candidate: str, reference: str, devices: Sequence[str] | None = None
+) -> ComparisonTable:
+    """One variant against another on each device (all of the session's, unless named), and over five or more of them overall.
+
+    Raises SpecError for a device or variant the session does not have, and for a variant against itself.
+    """
+    side = _side(data)
+    known = [item.name for item in data.devices]
+    for name in devices or ():
+        _known(name, known, "device")
+    for name in (candidate, reference):
+        _known(name, [variant.name for variant in data.variants], "variant")
+    if candidate == reference:
+        raise SpecError(f"{candidate!r} is compared with itself", remedy="give two variants")
+    pairs = _corrected([_pair(side, (candidate, name), side, (reference, name)) for name in devices or known])
+    overall = _over_devices([pair.comparison for pair in pairs]) if len(pairs) > 1 else None
+    return ComparisonTable(candidate, reference, pairs, overall, "devices")
+
+
 def compare_devices(data: SessionData, candidate: str, reference: str) -> ComparisonTable:
     """Every variant on one device against the same variant on another. Raises SpecError for an unknown device."""
     side = _side(data)
@@ -120,8 +153,16 @@ def compare_devices(data: SessionData, candidate: str, reference: str) -> Compar
     return ComparisonTable(candidate, reference, _corrected(pairs), _overall(side, side, keys))
 
 
-def compare_sessions(candidate: SessionData, reference: SessionData) -> ComparisonTable:
-    """Every variant and device that both sessions have, newer against older. Raises SpecError when they share none."""
+def compare_sessions(
+    candidate: SessionData, reference: SessionData, *, across_machines: bool = False
+) -> ComparisonTable:
+    """Every variant and device that both sessions have, newer against older.
+
+    Raises SpecError when they share none, when they are one and the same, and (unless `across_machines`) when a device of the
+    same name was another kind of machine.
+    """
+    if candidate.session.id == reference.session.id:
+        raise SpecError(f"session {candidate.session.id} is compared with itself", remedy="give two sessions")
     one, two = _side(candidate), _side(reference)
     keys = [(key, key) for key, row in one.rows.items() if key in two.rows and row.status != "refused"]
     if not keys:
@@ -129,8 +170,30 @@ def compare_sessions(candidate: SessionData, reference: SessionData) -> Comparis
             f"sessions {one.session} and {two.session} share no variant on a device of the same name",
             remedy="compare sessions of the same experiment",
         )
-    pairs = [_pair(one, mine, two, other) for mine, other in keys]
-    return ComparisonTable(one.session, two.session, _corrected(pairs), _overall(one, two, keys))
+    devices = list(dict.fromkeys(device for (_, device), _ in keys))
+    found = differences(candidate, reference, devices)
+    if found.machine and not across_machines:
+        raise SpecError(
+            f"the machines of {one.session} and {two.session} are not of one kind: {'; '.join(found.machine)}",
+            remedy="compare sessions of one machine, or give --across-machines for a ratio of machines",
+        )
+    pairs = _corrected([_pair(one, mine, two, other) for mine, other in keys])
+    each = {name: _overall(one, two, [key for key in keys if key[0][1] == name]) for name in devices}
+    overall = each[devices[0]] if len(devices) == 1 else _over_devices([item for item in each.values() if item])
+    of: Literal["rounds", "devices"] = "rounds" if len(devices) == 1 else "devices"
+    older = () if candidate.session.created_at >= reference.session.created_at else (_SWAPPED,)
+    remarks = (*older, *found.machine, *found.setting)
+    return ComparisonTable(one.session, two.session, pairs, overall, of, remarks)
+
+
+_SWAPPED = (
+    "the first session is the older one: below 1 the older is faster; swap the two to hold the newer against the older"
+)
+
+
+def _over_devices(comparisons: Sequence[Comparison]) -> Comparison:
+    """The geometric mean over devices, each with its own ratio; never of milliseconds."""
+    return stats.geometric_mean([item.ratio for item in comparisons if item.ratio is not None])
 
 
 def _known(name: str, names: Sequence[str], what: str) -> None:
@@ -140,7 +203,11 @@ def _known(name: str, names: Sequence[str], what: str) -> None:
 
 def _corrected(pairs: Sequence[Pair]) -> tuple[Pair, ...]:
     adjusted = stats.holm([pair.comparison for pair in pairs])
-    return tuple(dataclasses.replace(pair, comparison=new) for pair, new in zip(pairs, adjusted, strict=True))
+    family = sum(item.p_value is not None for item in adjusted)
+    return tuple(
+        dataclasses.replace(pair, comparison=new, explanation=explain(new, family), more_runs=further_runs(new, family))
+        for pair, new in zip(pairs, adjusted, strict=True)
+    )
 
 
 def _pair(one: _Side, mine: tuple[str, str], two: _Side, other: tuple[str, str]) -> Pair:
@@ -259,6 +326,8 @@ def comparison_to_dict(table: ComparisonTable) -> dict[str, Any]:
         "candidate": table.candidate,
         "reference": table.reference,
         "overall": None if table.overall is None else dataclasses.asdict(table.overall),
+        "overall_of": table.overall_of,
+        "differences": list(table.differences),
         "pairs": [_pair_to_dict(pair) for pair in table.pairs],
     }
 
@@ -273,5 +342,7 @@ def _pair_to_dict(pair: Pair) -> dict[str, Any]:
         "size_ratio": pair.size_ratio,
         "accuracy_difference_pp": pair.accuracy_difference_pp,
         "outputs_identical": pair.outputs_identical,
+        "explanation": pair.explanation,
+        "more_runs": pair.more_runs,
         "remarks": list(pair.remarks),
     }

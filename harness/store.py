@@ -305,6 +305,18 @@ class Store:
             connection.execute(sa.insert(VERSION), {"version": STORE_SCHEMA})
 
 
+def copy_session(source: Store, target: Store, session_id: str) -> None:
+    """Put a session of one store into another, as it is. Raises SpecError when its id is taken there; then nothing changes."""
+    data = source.load(session_id)
+    target.add_session(data.session, data.variants, data.devices, data.reference)
+    try:
+        for run in data.runs:
+            target.add_run(run)
+    except BaseException:
+        target.delete_session(session_id)
+        raise
+
+
 # Part of a run → how its rows are read.
 _PARTS: tuple[tuple[sa.Table, Callable[[store_schema.Row], Any]], ...] = (
     (LOADS, store_schema.load_from_row),

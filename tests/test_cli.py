@@ -16,7 +16,20 @@ pytestmark = pytest.mark.slow  # each test starts the command anew
 ROOT = Path(__file__).resolve().parent.parent
 DEMO = ROOT / "harness" / "demo"
 ONNX = sorted((ROOT / "tests" / "data").glob("*.onnx"))
-COMMANDS = ("demo", "convert", "run", "bench", "table", "report", "choose", "compare", "devices", "doctor")
+COMMANDS = (
+    "demo",
+    "convert",
+    "run",
+    "bench",
+    "table",
+    "report",
+    "choose",
+    "compare",
+    "export",
+    "import",
+    "devices",
+    "doctor",
+)
 
 
 def harness(*words: str | Path, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sample_session import VARIANTS, sample_session
 
-from harness.compare import compare_devices, compare_sessions, compare_variants, comparison_to_dict
+from harness.compare import compare_devices, compare_pair, compare_sessions, compare_variants, comparison_to_dict
 from harness.errors import SpecError
 from harness.records import LATENCY, DeviceRecord, Run, SessionData
 
@@ -131,10 +131,105 @@ def test_different_artifacts_and_settings_are_remarked() -> None:
         return dataclasses.replace(run, loads=loads)
 
     new = dataclasses.replace(new, variants=changed, runs=tuple(map(threads, new.runs)))
-    remarks = compare_sessions(new, old).pairs[0].remarks
+    with pytest.raises(SpecError, match=r"not of one kind: laptop: one of the two is emulated.*--across-machines"):
+        compare_sessions(new, old)
+    remarks = compare_sessions(new, old, across_machines=True).pairs[0].remarks
     assert "threads differ: 2 and 1" in remarks
     assert "the artifacts differ" in remarks
     assert any("grade C: emulated" in remark for remark in remarks)
+
+
+def on_many(count: int) -> SessionData:
+    """The laptop's runs on `count` devices, each slower than the one before it."""
+    data = sample_session(devices=("laptop",), variants=VARIANTS[:2], block_s=0.02)
+    names = [f"phone{number}" for number in range(count)]
+    runs = [
+        dataclasses.replace(
+            run,
+            id=f"{run.id}-{name}",
+            device=name,
+            blocks=tuple(dataclasses.replace(b, wall_ns=b.wall_ns * (number + 1)) for b in run.blocks),
+        )
+        for number, name in enumerate(names)
+        for run in data.runs
+    ]
+    devices = tuple(dataclasses.replace(data.devices[0], name=name) for name in names)
+    return dataclasses.replace(data, devices=devices, runs=tuple(runs))
+
+
+def test_over_devices_only_ratios_are_pooled_and_only_of_five_or_more() -> None:
+    few = compare_pair(on_many(4), FP16, FP32)
+    assert [pair.candidate.device for pair in few.pairs] == ["phone0", "phone1", "phone2", "phone3"]
+    assert few.overall is not None
+    assert few.overall.ratio is None
+    assert few.overall.reason is not None
+    assert "at least 5 devices" in few.overall.reason
+    many = compare_pair(on_many(6), FP16, FP32)
+    assert many.overall is not None
+    ratios = [pair.comparison.ratio or 0.0 for pair in many.pairs]
+    assert many.overall.ratio == pytest.approx(math.exp(np.mean(np.log(ratios))))
+    assert (many.overall.n, many.overall_of) == (6, "devices")
+    assert compare_pair(on_many(6), FP16, FP32, ["phone3"]).overall is None
+
+
+def test_sessions_of_several_devices_have_no_overall_below_five() -> None:
+    for count, expected in ((2, None), (5, 1.0)):
+        old = on_many(count)
+        new = dataclasses.replace(old, session=dataclasses.replace(old.session, id="20270101-000000-new"))
+        overall = compare_sessions(new, old).overall
+        assert overall is not None
+        assert overall.ratio == expected
+        assert overall.n == count
+
+
+def rename(data: SessionData, identity: str) -> SessionData:
+    return dataclasses.replace(data, session=dataclasses.replace(data.session, id=identity))
+
+
+def on(data: SessionData, year: str) -> SessionData:
+    created = year + data.session.created_at[4:]
+    return dataclasses.replace(data, session=dataclasses.replace(data.session, created_at=created))
+
+
+def change(data: SessionData, **environment: object) -> SessionData:
+    runs = tuple(dataclasses.replace(run, environment={**run.environment, **environment}) for run in data.runs)
+    return dataclasses.replace(data, session=dataclasses.replace(data.session, id="20270101-000000-new"), runs=runs)
+
+
+def test_what_was_not_alike_in_two_sessions_is_named() -> None:
+    old = sample_session(devices=("laptop",), variants=VARIANTS[:2], block_s=0.02)
+    assert compare_sessions(change(old), old).differences == ()
+    new = change(old, governor="powersave", engine_version="2.4.0", threads=2)
+    # What only one of the two knows is no difference.
+    assert compare_sessions(new, old).differences == (
+        "laptop: litert: threads: 2 and 1",
+        "laptop: litert: engine version: 2.4.0 and 2.3.0",
+    )
+    other = rename(change(old, governor="performance"), "20260101-000000-old")
+    assert "laptop: litert: governor: powersave and performance" in compare_sessions(new, other).differences
+    assert any("the older one" in words for words in compare_sessions(other, on(new, "2027")).differences)
+
+
+def test_another_kind_of_machine_is_refused_unless_asked_for() -> None:
+    old = sample_session(devices=("laptop",), variants=VARIANTS[:2], block_s=0.02)
+    facts = old.devices[0].facts
+    new = change(
+        dataclasses.replace(old, devices=(dataclasses.replace(old.devices[0], facts={**facts, "cpu": "Z80"}),))
+    )
+    with pytest.raises(SpecError, match="cpu: Z80 and"):
+        compare_sessions(new, old)
+    assert any("cpu: Z80" in words for words in compare_sessions(new, old, across_machines=True).differences)
+    with pytest.raises(SpecError, match="with itself"):
+        compare_sessions(old, old)
+
+
+def test_every_verdict_is_explained_and_an_open_one_says_how_many_runs_it_needs(data: SessionData) -> None:
+    table = compare_variants(data, "laptop", FP32)
+    for pair in table.pairs:
+        assert pair.explanation
+        assert (pair.more_runs == 0) == (pair.comparison.verdict != "inconclusive")
+    int8 = next(pair for pair in table.pairs if pair.candidate.variant == INT8)
+    assert "wholly below 0.99" in int8.explanation
 
 
 def test_too_few_runs_are_inconclusive() -> None:

@@ -30,7 +30,15 @@ FLOW = [
         "harness.store_schema",
     },
     {"harness.table"},
-    {"harness.choose", "harness.compare", "harness.differences", "harness.explain", "harness.gate"},
+    {
+        "harness.choose",
+        "harness.comparable",
+        "harness.compare",
+        "harness.differences",
+        "harness.explain",
+        "harness.gate",
+        "harness.verdicts",
+    },
     {"harness.report"},
     {"harness.tune", "harness.cli", "harness.demo"},
 ]

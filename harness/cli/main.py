@@ -7,7 +7,21 @@ from typing import Annotated
 import typer
 
 from harness import __version__
-from harness.cli import bench, bundle, choose, compare, convert, demo, devices, doctor, explain, report, run, table
+from harness.cli import (
+    bench,
+    bundle,
+    choose,
+    compare,
+    convert,
+    demo,
+    devices,
+    doctor,
+    explain,
+    report,
+    run,
+    table,
+    transfer,
+)
 
 app = typer.Typer(
     name="harness",
@@ -44,6 +58,8 @@ app.command("report")(report.report)
 app.command("choose")(choose.choose)
 app.command("compare")(compare.compare)
 app.command("explain")(explain.explain)
+app.command("export")(transfer.export)
+app.command("import")(transfer.import_)
 app.add_typer(devices.app, name="devices")
 app.command("doctor")(doctor.doctor)
 app.add_typer(bundle.app, name="bundle")

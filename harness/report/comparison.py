@@ -1,4 +1,4 @@
-"""A comparison's verdicts → text for a terminal or a pipe.
+"""A comparison's verdicts → text for a terminal or a pipe, or Markdown.
 
 Place in the flow: `harness.compare` → here → a string that `cli` prints. Ratios are candidate / reference: below 1 is faster.
 """
@@ -11,36 +11,75 @@ from harness.choose import time_of
 from harness.compare import ComparisonTable, Pair
 from harness.report import units
 from harness.report.cells import clean
+from harness.report.markdown import escape
 from harness.report.textgrid import GridColumn, Paper, print_grid
 from harness.stats.compare import Comparison
 
 _STYLES = {"faster": "green", "slower": "red", "equivalent": "", "inconclusive": "dim"}
+_LEGEND = (
+    "Ratios are candidate / reference with their 95 % interval over runs. faster or slower: beyond ±1 %; equivalent: "
+    "within ±2 %; after Holm's correction over the table."
+)
 
 
 def render_comparison(table: ComparisonTable, *, width: int | None = None, color: bool = False) -> str:
     """Who is faster than whom, with ratio and interval. Arguments as for `render_text`."""
     paper = Paper(width, color=color)
     paper.paragraph(f"{clean(table.candidate)} against {clean(table.reference)}", "bold")
-    pairs = sorted(table.pairs, key=lambda pair: (pair.comparison.ratio is None, pair.comparison.ratio or 0.0))
+    for words in table.differences:
+        paper.paragraph(clean(words), "yellow", lead="  ! ")
+    pairs = _sorted(table)
     if pairs:
-        print_grid(
-            paper, _columns(pairs), [""] * len(pairs), [_STYLES.get(pair.comparison.verdict, "") for pair in pairs]
-        )
+        styles = [_STYLES.get(pair.comparison.verdict, "") for pair in pairs]
+        print_grid(paper, _columns(pairs), [""] * len(pairs), styles)
     if table.overall is not None:
-        paper.paragraph(
-            f"overall: {table.overall.verdict}, {_ratio(table.overall)} over {table.overall.n} rounds", "bold"
-        )
-    for remark in dict.fromkeys(remark for pair in pairs for remark in pair.remarks):
-        paper.paragraph(clean(remark), "dim", lead="  – ")
+        paper.paragraph(overall_words(table, table.overall), "bold")
     for pair in pairs:
-        if pair.comparison.reason:
-            paper.paragraph(f"{_name(pair)}: {clean(pair.comparison.reason)}", "dim", lead="  – ")
-    paper.paragraph(
-        "Ratios are candidate / reference with their 95 % interval over runs. faster or slower: beyond ±1 %; equivalent: "
-        "within ±2 %; after Holm's correction over the table.",
-        "dim",
-    )
+        paper.paragraph(_sentence(pair), "dim", lead="  – ")
+    for remark in _remarks(pairs):
+        paper.paragraph(clean(remark), "dim", lead="  – ")
+    paper.paragraph(_LEGEND, "dim")
     return paper.text()
+
+
+def comparison_markdown(table: ComparisonTable) -> str:
+    """The same as GitHub-flavoured Markdown, ending in a newline."""
+    blocks = [f"## {escape(table.candidate)} against {escape(table.reference)}"]
+    blocks += [f"> {escape(words)}" for words in table.differences]
+    pairs = _sorted(table)
+    if pairs:
+        columns = _columns(pairs)
+        lines = ["| " + " | ".join(column.header.replace("\n", " ") for column in columns) + " |"]
+        lines.append("| " + " | ".join("---:" if column.right else "---" for column in columns) + " |")
+        lines += [
+            "| " + " | ".join(escape(column.texts[row]) for column in columns) + " |" for row in range(len(pairs))
+        ]
+        blocks.append("\n".join(lines))
+    if table.overall is not None:
+        blocks.append(f"**{escape(overall_words(table, table.overall))}**")
+    notes = [*(_sentence(pair) for pair in pairs), *_remarks(pairs)]
+    if notes:
+        blocks.append("\n".join(f"- {escape(text)}" for text in notes))
+    return "\n\n".join([*blocks, _LEGEND]) + "\n"
+
+
+def overall_words(table: ComparisonTable, overall: Comparison) -> str:
+    """The one verdict on the whole table, or why there is none."""
+    if overall.ratio is None:
+        return f"overall: {overall.reason}"
+    return f"overall: {overall.verdict}, {_ratio(overall)} over {overall.n} {table.overall_of}"
+
+
+def _sorted(table: ComparisonTable) -> list[Pair]:
+    return sorted(table.pairs, key=lambda pair: (pair.comparison.ratio is None, pair.comparison.ratio or 0.0))
+
+
+def _sentence(pair: Pair) -> str:
+    return f"{_name(pair)}: {pair.comparison.verdict}: {clean(pair.explanation)}"
+
+
+def _remarks(pairs: Sequence[Pair]) -> list[str]:
+    return list(dict.fromkeys(remark for pair in pairs for remark in pair.remarks))
 
 
 def _name(pair: Pair) -> str:
@@ -64,8 +103,12 @@ def _columns(pairs: Sequence[Pair]) -> list[GridColumn]:
     def column(header: str, texts: list[str]) -> GridColumn:
         return GridColumn(header, tuple(texts), right=True)
 
+    several = (
+        len({pair.candidate.device for pair in pairs}) > 1 and len({pair.candidate.variant for pair in pairs}) == 1
+    )
+    first = [pair.candidate.device if several else _name(pair) for pair in pairs]
     return [
-        GridColumn("candidate", tuple(_name(pair) for pair in pairs), folds=True),
+        GridColumn("on" if several else "candidate", tuple(clean(text) for text in first), folds=True),
         column("verdict", [pair.comparison.verdict for pair in pairs]),
         column("time ratio\n[95 %]", [_ratio(pair.comparison) for pair in pairs]),
         column("runs", [str(pair.comparison.n) for pair in pairs]),

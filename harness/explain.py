@@ -14,8 +14,12 @@ from typing import Any
 
 from harness.records import PROFILE, OperatorTimes, Profile, Run
 from harness.stats.attribution import (
+    CAST,
     COMPUTE,
+    DEQUANTIZE,
+    LAYOUT,
     MOVING,
+    QUANTIZE,
     QUIET,
     TimedOperator,
     central_ns,
@@ -29,6 +33,7 @@ _ALIKE = 0.05
 # A sum of operators that misses the latency by more is said to explain it badly.
 WELL_EXPLAINED = 0.15
 _WORTH_NAMING = 0.10
+_DYNAMIC_ONNX = frozenset({"ConvInteger", "MatMulInteger", "DynamicQuantizeLinear", "DynamicQuantizeMatMul"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,32 +322,35 @@ def _changes(
     return tuple(sorted(found, key=lambda change: -abs(change.time_ns - change.base_time_ns)))
 
 
-def _findings(side: Side, operators: Sequence[OperatorTimes], timed: Sequence[TimedOperator]) -> tuple[Finding, ...]:
+def _findings(
+    side: Side, operators: Sequence[OperatorTimes], timed: Sequence[TimedOperator], grown: Sequence[bool]
+) -> tuple[Finding, ...]:
+    """What is to blame. `grown`: for each operator, whether its layer takes longer than in the base (or there is none)."""
     total = side.operators_ns or 1.0
+    rows = list(zip(operators, timed, grown, strict=True))
 
-    def finding(code: str, chosen: Sequence[TimedOperator]) -> Finding | None:
-        share = sum(operator.time_ns for operator in chosen) / total
-        kinds = tuple(dict.fromkeys(operator.type for operator in chosen))
+    def finding(code: str, chosen: Sequence[tuple[OperatorTimes, TimedOperator, bool]]) -> Finding | None:
+        blamed = [mine for _, mine, longer in chosen if longer]
+        share = sum(operator.time_ns for operator in blamed) / total
+        kinds = tuple(dict.fromkeys(operator.type for operator in blamed))
         return Finding(code, share, kinds) if share >= _WORTH_NAMING else None
 
-    def of(*roles: str) -> list[TimedOperator]:
-        return [operator for operator in timed if operator.role in roles]
+    def of(*roles: str) -> list[tuple[OperatorTimes, TimedOperator, bool]]:
+        return [row for row in rows if row[1].role in roles]
 
-    precision = dict(zip(map(id, timed), (o.precision for o in operators), strict=True))
-    outside = [o for o in timed if o.type in side.outside_delegate and o.role == COMPUTE]
-    wide = [o for o in outside if precision[id(o)] == "int16x8"]
-    dynamic = [
-        o for o in timed if o.type in ("ConvInteger", "MatMulInteger", "DynamicQuantizeLinear", "DynamicQuantizeMatMul")
-    ]
-    products = [o for o in timed if o.role == COMPUTE and precision[id(o)] == "int8-dynamic" and o not in outside]
+    outside = [row for row in of(COMPUTE) if row[1].type in side.outside_delegate]
+    wide = [row for row in outside if row[0].precision == "int16x8"]
+    integer = [row for row in rows if row[1].type in _DYNAMIC_ONNX]
+    convolutions = any(row[1].type == "ConvInteger" for row in integer)
+    products = [row for row in of(COMPUTE) if row[0].precision == "int8-dynamic" and row not in outside]
     checks = (
-        finding("dynamic_onnx", dynamic if any(o.type == "ConvInteger" for o in dynamic) else []),
+        finding("dynamic_onnx", integer if convolutions else []),
         finding("wide_activations", wide),
         finding("outside_delegate", [] if wide else outside),
         finding("dynamic_products", products),
-        finding("quantizing", of("quantize", "dequantize")),
-        finding("casting", of("cast")),
-        finding("reordering", of("layout")),
+        finding("quantizing", [] if convolutions else of(QUANTIZE, DEQUANTIZE)),
+        finding("casting", of(CAST)),
+        finding("reordering", of(LAYOUT)),
     )
     return tuple(sorted((item for item in checks if item is not None), key=lambda item: -item.share))
 
@@ -366,6 +374,8 @@ def explain(
         )
         for place, number in enumerate(numbers)
     }
+    longer = {number: layers[place].time_ns > layers[place].base_time_ns for place, number in enumerate(numbers)}
+    grown = [longer[layer_of[place]] if place in layer_of else True for place in range(len(mine))]
     return Explanation(
         device=device,
         engine=engine,
@@ -379,7 +389,7 @@ def explain(
         changes=_changes(layers, pairs, side.operators_ns, difference),
         layers=tuple(sorted(layers, key=lambda layer: -abs(layer.time_ns - layer.base_time_ns))),
         matched_by=matched_by,
-        findings=_findings(side, variant[-1].operators, mine),
+        findings=_findings(side, variant[-1].operators, mine, grown),
     )
 
 

@@ -61,8 +61,9 @@ _FINDINGS: dict[str, tuple[str, str]] = {
 
 
 def _percent(share: float) -> str:
-    value = share * 100
-    return f"{value:.1f} %" if 0 < abs(value) < 1 else f"{value:.0f} %"
+    value = abs(share) * 100
+    text = f"{value:.1f} %" if 0.05 <= value < 1 else f"{value:.0f} %"  # noqa: PLR2004 - below it is nothing
+    return f"{units.MINUS}{text}" if share < 0 and value >= 0.05 else text  # noqa: PLR2004
 
 
 def _times(ratio: float) -> str:
@@ -145,12 +146,18 @@ def account(side: Side) -> str:
     where = "is not in any operator" if side.unexplained >= 0 else "is more than the latency"
     text = f"{sum_words}, the inference {units.format_ns(side.latency_ns)}: {_percent(rest)} {where}"
     if side.latency_ns > 0:
-        text += f"; under the profiler it takes {_percent(side.profiled_ns / side.latency_ns - 1)} longer"
+        more = side.profiled_ns / side.latency_ns - 1
+        text += f"; under the profiler it takes {_percent(abs(more))} {'longer' if more >= 0 else 'less'}"
     if rest > WELL_EXPLAINED:
         text += ". The operators explain this latency badly: take their shares as indicative"
     if side.disturbed > _BUSY:
         text += f". {_percent(side.disturbed)} of the inferences had to share the CPU and were left out; profile on a quiet machine"
     return text + "."
+
+
+def _layer(name: str) -> str:
+    """A layer's name; of what a converter joined with semicolons, the last part."""
+    return clean(name.rsplit(";", maxsplit=1)[-1] or name)
 
 
 def _delegation(side: Side) -> str | None:
@@ -233,7 +240,7 @@ def render_explanation(explanation: Explanation, *, width: int | None = None, co
     paper.line()
     for layer in explanation.layers[:_MOST_LAYERS] if explanation.base is not None else ():
         difference = layer.time_ns - layer.base_time_ns
-        text = f"{clean(layer.name)}: {units.format_ns(layer.base_time_ns)} in the base, {units.format_ns(layer.time_ns)} here"
+        text = f"{_layer(layer.name)}: {units.format_ns(layer.base_time_ns)} in the base, {units.format_ns(layer.time_ns)} here"
         paper.paragraph(
             f"{text} ({'+' if difference >= 0 else units.MINUS}{units.format_ns(abs(difference))})", lead="  layer "
         )

@@ -7,7 +7,7 @@ more of its operators, and what a cut takes longer than the one before is what t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .base import Operator
 
@@ -18,6 +18,11 @@ ABLATION = (
 # Types of event, from LiteRT's litert_profiler_event.h.
 NODE, DELEGATE_NODE, INSIDE_DELEGATE = 2, 4, 8
 _DELEGATE = "XNNPACK"
+# Convolutions and products, in XNNPACK's words and in TFLite's.
+_COMPUTING = (
+    *("Convolution", "Fully Connected", "Deconvolution", "Batch Matrix Multiply"),
+    *("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "BATCH_MATMUL"),
+)
 _PRECISIONS = {
     "QD8": "int8-dynamic",
     "QS8": "int8",
@@ -59,8 +64,9 @@ def _inside(tag: str) -> str | None:
 def operators_of(runs: Sequence[Sequence[Event]], graph: Sequence[GraphOperator]) -> list[Operator]:
     """Operators from the events of each inference. `graph`: the operators by node number.
 
-    An operator inside a delegate has no tensors: which nodes it stands for is not told. Raises ValueError when an inference has
-    other operators than the first.
+    Which node an operator inside a delegate stands for is not told. Where a graph has as many convolutions and products as the
+    events tell of, they are taken to be the same in the same order, and get the node's name and tensors; what lies between
+    them stays nameless. Raises ValueError when an inference has other operators than the first.
     """
     found: list[Operator] = []
     keys: list[tuple[str, int, int]] = []
@@ -79,7 +85,19 @@ def operators_of(runs: Sequence[Sequence[Event]], graph: Sequence[GraphOperator]
             )
         for operator, event in zip(found, kernels, strict=True):
             operator.times_ns.append(event.elapsed_ns)
-    return found
+    return _named(found, graph)
+
+
+def _named(found: list[Operator], graph: Sequence[GraphOperator]) -> list[Operator]:
+    computing = [place for place, operator in enumerate(found) if operator.type.startswith(_COMPUTING)]
+    nodes = [node for node in graph if node.type.startswith(_COMPUTING)]
+    if len(computing) != len(nodes):
+        return found
+    named = list(found)
+    for place, node in zip(computing, nodes, strict=True):
+        if node.outputs and not named[place].outputs:
+            named[place] = replace(named[place], name=node.outputs[0], inputs=node.inputs, outputs=node.outputs)
+    return named
 
 
 def _operator(event: Event, place: int, graph: Sequence[GraphOperator]) -> Operator:
@@ -94,10 +112,11 @@ def by_ablation(cuts: Sequence[int], passes: Sequence[Sequence[int]], graph: Seq
     """Operators from the times of ever longer beginnings of the model.
 
     `cuts`: after how many operators each beginning ends, rising, the last after all. `passes`: for each pass over the cuts the
-    time of each, ns. A segment of several operators bears the name of its last one and the types of all.
+    time of each, ns. A beginning takes no longer than a longer one, so each is bounded by the shortest of those. A segment of several operators bears the name of its last one and the types of all.
     """
     found = []
     start = 0
+    passes = [_bounded(times) for times in passes]
     for place, end in enumerate(cuts):
         part = graph[start:end]
         kinds = list(dict.fromkeys(node.type for node in part))
@@ -108,3 +127,10 @@ def by_ablation(cuts: Sequence[int], passes: Sequence[Sequence[int]], graph: Seq
         found.append(Operator(name, " + ".join(kinds), times, None, precision, part[0].inputs, last.outputs))
         start = end
     return found
+
+
+def _bounded(times: Sequence[int]) -> list[int]:
+    bounded = list(times)
+    for place in range(len(bounded) - 2, -1, -1):
+        bounded[place] = min(bounded[place], bounded[place + 1])
+    return bounded

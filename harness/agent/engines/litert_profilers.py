@@ -20,7 +20,7 @@ from .litert_native import NativeModel, UnreachableError
 from .litert_profile import ABLATION, METHOD, Event, GraphOperator, by_ablation, operators_of
 from .tflite_cut import Cutter
 
-_MOST_CUTS, _PASSES, _CUT_SAMPLES, _CUT_WARMUP = 160, 2, 8, 2
+_MOST_CUTS, _PASSES, _CUT_SAMPLES, _CUT_WARMUP = 160, 3, 8, 2
 
 Facts = dict[str, Any]
 Open = Callable[[str], Session]
@@ -88,7 +88,7 @@ class AblationProfiler:
         self._cuts = [*range(step, count, step), count]
         cut = f"cut after every {step} operators" if step > 1 else "cut after every operator"
         self.notes: tuple[str, ...] = (
-            f"{cut}, {_PASSES} passes, the shortest of {_CUT_SAMPLES} inferences each; differences of times are noisier than times, some are negative",
+            f"{cut}, {_PASSES} passes, the shortest of {_CUT_SAMPLES} inferences each; differences of times are noisier than the times",
         )
 
     def bind(self, inputs: Sequence[NDArray[Any]]) -> None:

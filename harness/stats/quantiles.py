@@ -127,7 +127,9 @@ def pooled_percentile(
     estimates = _bootstrap(ordered, arrays, q, seed=seed, resamples=resamples)
     alpha = _expanded(len(arrays), confidence)
     low, high = np.quantile(estimates, [alpha, 1.0 - alpha], method="nearest")
-    return Quantile(q, n, value, float(low), float(high))
+    half = _student(estimates, len(arrays), confidence)
+    # No quantile lies below the least sample, but it may well lie beyond the largest seen so far.
+    return Quantile(q, n, value, max(float(ordered[0]), min(float(low), value - half)), max(float(high), value + half))
 
 
 def _expanded(n: int, confidence: float) -> float:
@@ -146,6 +148,16 @@ def _ascending(values: ArrayLike) -> NDArray[Any]:
     if array.dtype != np.int64:
         array = array.astype(np.float64)
     return array if bool((array[1:] >= array[:-1]).all()) else np.sort(array)
+
+
+def _student(estimates: NDArray[np.float64], n: int, confidence: float) -> float:
+    """Half of Student's interval with the bootstrap's standard error, of `n` runs (Efron and Tibshirani 1993, chapter 12.5).
+
+    Resamples of few runs cannot reach beyond the slowest of them, the truth can: with six runs the percentile interval alone held a p90 in
+    77-93 % of made-up sessions, together with this in 87-96 % (docs/methodology).
+    """
+    error = float(np.std(estimates, ddof=1)) * math.sqrt(n / (n - 1.0))
+    return t_quantile((1.0 + confidence) / 2.0, n - 1.0) * error
 
 
 def _bootstrap(

@@ -50,7 +50,32 @@ def test_each_counter_is_read_from_its_file_and_only_of_the_allowed_cpus(kernel,
     assert found["waited_ns"] == 400 + 50  # a thread that began in between waited since then
     assert found["span_ns"] > 0
     assert found["own_ns"] >= 0
-    assert counters.reasons == {}
+    assert found["beside_ns"] is None
+    assert set(counters.reasons) == {"beside_ns"}
+
+
+@pytest.mark.parametrize(
+    ("siblings", "flags", "shares"),
+    [(None, "fpu sse", False), ("0", "fpu sse", False), ("0-1", "fpu sse", True), ("0", "fpu hypervisor", True)],
+)
+def test_cpus_that_share_a_core_count_beside_the_allowed_ones(kernel, tmp_path, siblings, flags, shares):
+    (tmp_path / "proc/cpuinfo").write_text(f"processor: 0\nflags\t: {flags} sse2\n")
+    for cpu in (0, 1):
+        topology = tmp_path / f"sys/devices/system/cpu/cpu{cpu}/topology"
+        topology.mkdir(parents=True)
+        if siblings is not None:
+            (topology / "thread_siblings_list").write_text(f"{siblings}\n")
+    counters = Counters([0], str(tmp_path))
+
+    def work():
+        kernel(user=103)
+        stat = tmp_path / "proc/stat"
+        stat.write_text(stat.read_text().replace("cpu1 900", "cpu1 950"))
+
+    found = grown(counters, work)
+    assert found["busy_ns"] == 3 * counters._tick_ns
+    assert found["beside_ns"] == (53 * counters._tick_ns if shares else None)
+    assert ("beside_ns" in counters.reasons) is not shares
 
 
 def test_a_thread_that_has_ended_takes_nothing_away(kernel, tmp_path):
@@ -64,7 +89,7 @@ def test_a_thread_that_has_ended_takes_nothing_away(kernel, tmp_path):
 def test_what_cannot_be_read_is_none_with_its_reason(tmp_path):
     counters = Counters([0], str(tmp_path))
     found = grown(counters, lambda: None)
-    missing = {"waited_ns", "busy_ns", "steal_ns", "some_us", "full_us", "quota_us", "throttles"}
+    missing = {"waited_ns", "busy_ns", "steal_ns", "some_us", "full_us", "quota_us", "throttles", "beside_ns"}
     assert {name for name, value in found.items() if value is None} == missing
     assert set(counters.reasons) == missing
 

@@ -22,6 +22,7 @@ WALL = np.full(50, 2_000_000, dtype=np.int64)
 HALF = WALL // 2
 QUIET: dict[str, int | None] = {
     **dict.fromkeys(COLUMNS, 0),
+    "beside_ns": None,
     "span_ns": 100_000_000,
     "own_ns": 190_000_000,
     "busy_ns": 190_000_000,
@@ -71,6 +72,14 @@ def test_others_on_cores_that_nobody_here_needs_take_nothing() -> None:
     busy = {"waited_ns": None, "busy_ns": 290_000_000}
     assert told(cpus=4, **busy) == ()
     assert told(cpus=2, **busy) == ("crowded",)
+
+
+def test_others_on_the_same_cores_are_seen_though_no_cpu_time_is_lost() -> None:
+    alone: dict[str, Any] = {"threads": 1, "clock": "thread", "own_ns": 100_000_000}
+    assert told(WALL, beside_ns=100_000_000, **alone) == ()
+    assert told(WALL, beside_ns=140_000_000, **alone) == ()  # two CPUs, each counted in steps of 10 ms
+    assert told(WALL, beside_ns=150_000_000, **alone) == ("beside",)
+    assert told(HALF, beside_ns=150_000_000, **alone) == ("preempted", "beside")
 
 
 def test_without_any_evidence_nothing_is_said() -> None:

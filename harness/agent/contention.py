@@ -24,9 +24,10 @@ from pathlib import Path
 #   some_us, full_us         pressure on the machine's CPUs: some task waited, all did
 #   quota_us                 time in which this process's control group was over its quota
 #   throttles                times a CPU was slowed for its heat
+#   beside_ns                time spent on anything by those CPUs and the ones that share, or may share, a core with them
 COLUMNS = (
     *("span_ns", "own_ns", "waited_ns", "voluntary", "involuntary", "busy_ns", "steal_ns"),
-    *("some_us", "full_us", "quota_us", "throttles"),
+    *("some_us", "full_us", "quota_us", "throttles", "beside_ns"),
 )
 _LARGE = 1 << 20
 _IDLE_COLUMNS = (3, 4)  # idle and iowait in a line of /proc/stat
@@ -48,7 +49,12 @@ class Counters:
     def __init__(self, cpus: Iterable[int], root: str = "/") -> None:
         self.reasons: dict[str, str] = {}
         self._root = Path(root)
-        self._lines = tuple(f"cpu{cpu} " for cpu in cpus)
+        allowed = set(cpus)
+        beside = _sharing(self._root, allowed)
+        self._lines = frozenset(f"cpu{cpu}" for cpu in allowed)
+        self._beside = frozenset(f"cpu{cpu}" for cpu in beside)
+        if not beside:
+            self.reasons["beside_ns"] = "no CPU shares its core with another"
         self._tick_ns = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
         self._tasks = str(self._root / "proc/self/task")
         self._stat = self._open("proc/stat", "busy_ns", "steal_ns")
@@ -57,7 +63,7 @@ class Counters:
         self._quota = None if quota is None else self._open(quota, "quota_us")
         if quota is None:
             self.reasons["quota_us"] = "no control group with a CPU controller"
-        folders = (self._root / f"sys/devices/system/cpu/{line.strip()}/thermal_throttle" for line in self._lines)
+        folders = (self._root / f"sys/devices/system/cpu/{line}/thermal_throttle" for line in sorted(self._lines))
         self._heat = [
             fd for fd in (self._open(f"{f}/core_throttle_count", "throttles") for f in folders) if fd is not None
         ]
@@ -115,13 +121,19 @@ class Counters:
 
     def _read_stat(self, found: Reading) -> None:
         assert self._stat is not None  # noqa: S101 - else its reader is not in the list
-        busy = steal = 0
+        busy = steal = beside = 0
         for line in os.pread(self._stat, _LARGE, 0).decode("ascii", "replace").splitlines():
-            if line.startswith(self._lines):
+            name = line.partition(" ")[0]
+            if name in self._lines or name in self._beside:
                 ticks = [int(word) for word in line.split()[1 : 1 + _COUNTED]]
-                steal += ticks[_STEAL_COLUMN]
-                busy += sum(ticks) - ticks[_STEAL_COLUMN] - sum(ticks[column] for column in _IDLE_COLUMNS)
+                worked = sum(ticks) - ticks[_STEAL_COLUMN] - sum(ticks[column] for column in _IDLE_COLUMNS)
+                if name in self._lines:
+                    steal += ticks[_STEAL_COLUMN]
+                    busy += worked
+                beside += worked
         found.values["busy_ns"], found.values["steal_ns"] = busy * self._tick_ns, steal * self._tick_ns
+        if self._beside:
+            found.values["beside_ns"] = beside * self._tick_ns
 
     def _read_pressure(self, found: Reading) -> None:
         assert self._pressure is not None  # noqa: S101
@@ -163,6 +175,39 @@ def _text(path: str) -> str:
         return os.read(descriptor, 256).decode("ascii", "replace")
     finally:
         os.close(descriptor)
+
+
+def _sharing(root: Path, allowed: set[int]) -> set[int]:
+    """The CPUs that compute on the same cores as those allowed, these included; empty where each has its core for itself.
+
+    A virtual machine is told little of what lies beneath: its CPUs may be threads of one core although its kernel lists no siblings, so
+    there all of them count.
+    """
+    folder = root / "sys/devices/system/cpu"
+    try:
+        virtual = " hypervisor" in (root / "proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+        everyone = {int(path.name[3:]) for path in folder.glob("cpu[0-9]*")}
+    except (OSError, ValueError):
+        return set()
+    if virtual:
+        return everyone if len(everyone) > 1 else set()
+    found: set[int] = set()
+    shared = False
+    for cpu in allowed:
+        with contextlib.suppress(OSError, ValueError):
+            siblings = _cpu_list((folder / f"cpu{cpu}/topology/thread_siblings_list").read_text(encoding="ascii"))
+            shared = shared or len(siblings) > 1
+            found |= siblings
+    return found if shared else set()
+
+
+def _cpu_list(text: str) -> set[int]:
+    """`0,4` or `0-1` as CPU numbers. Raises ValueError."""
+    found: set[int] = set()
+    for part in text.strip().split(","):
+        first, _, last = part.partition("-")
+        found |= set(range(int(first), int(last or first) + 1))
+    return found
 
 
 def _quota_file(root: Path) -> str | None:

@@ -7,10 +7,11 @@ Read by `harness.table`. The same question is answered from the best evidence th
 - several threads: some wait for others by design, so CPU time says nothing. Then the time counts in which threads were ready and
   did not run (`waited_ns`), and time stolen by the hypervisor. Where a kernel does not tell the former, the CPU time of others
   beyond what the CPUs had to spare; where it tells that neither, the pressure on the CPUs;
-- in any case: a control group over its quota, and a CPU slowed for its heat.
+- in any case: a control group over its quota, a CPU slowed for its heat, and others at work on the very same cores: on a core's other
+  thread, which halves what a core gives and shows in no CPU time. A virtual machine does not know which of its CPUs share a core.
 
-A busy neighbour on another core, with a core left for everyone, takes nothing that these counters see; it may still take cache and
-memory bandwidth. Such a block is not flagged, and what it does to the figures is the business of intervals and drift.
+A busy neighbour on a core of its own takes nothing that these counters see; it may still take cache and memory bandwidth. Such a
+block is not flagged, and what that does to the figures is the business of intervals and drift.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ CLOCK_COST_NS = 1_000
 WAKE_NS = 20_000
 # and the step in which the kernel counts the time of CPUs, on most of them.
 TICK_NS = 10_000_000
+# Others at work on the other threads of the same cores slow a block when they do so for more than this share of it, and more than
+# the steps of all these counters may come to.
+BESIDE = 0.25
 # A row is contended (grade C) when more than this share of its blocks is, remarked upon (grade B) from the lower one on.
 CONTENDED_SHARE = 0.25
 REMARKED_SHARE = 0.05
@@ -41,6 +45,7 @@ CAUSES = {
     "stolen": "the hypervisor gave its CPUs to others",
     "crowded": "others left it too few CPUs",
     "pressure": "the machine was short of CPU",
+    "beside": "others worked on the same cores",
     "quota": "its control group was over its quota",
     "heat": "its CPUs were slowed for heat",
 }
@@ -102,11 +107,20 @@ def causes_of(
         if not told:
             cause, told = _of_threads(counted, span, threads, cpus)
             found += cause
+        found += _beside(counted, span, cpus)
         if (counted.get("quota_us") or 0) * 1000 > DEFICIT * span:
             found.append("quota")
         if counted.get("throttles"):
             found.append("heat")
     return tuple(found) if told or found else None
+
+
+def _beside(counted: Counted, span: int, cpus: int | None) -> list[str]:
+    beside, own = counted.get("beside_ns"), counted.get("own_ns")
+    if beside is None or own is None:
+        return []
+    steps = TICK_NS * max(2, cpus or 0)
+    return ["beside"] if beside - own - steps > BESIDE * span else []
 
 
 def _of_threads(counted: Counted, span: int, threads: int | None, cpus: int | None) -> tuple[list[str], bool]:

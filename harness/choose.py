@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.row import OK, REFUSED, Row, row_to_dict
+from harness.stats import compare
 
 # "virtual_time" takes the place of "latency" on a device that counts instructions: a ranking of its own, never mixed.
 # "throughput" and "sustained" do in sessions of the scenarios that have no latency of single inferences.
@@ -269,8 +270,25 @@ def _tie(
         if covered < CONFIDENT:
             doubtful.add(variant)
             covered += share
-    tied = [row for row in eligible if row is best or row.variant in doubtful or _same(best, row, objective)]
+    tied = []
+    for row in eligible:
+        apart = _apart(medians.get((best.variant, device), {}), medians.get((row.variant, device), {}))
+        alike = _same(best, row, objective) if apart is None else not apart
+        if row is best or row.variant in doubtful or alike:
+            tied.append(row)
     return tied, shares.get(best.variant)
+
+
+def _apart(best: Mapping[int, float], other: Mapping[int, float]) -> bool | None:
+    """Whether `other` is slower than `best` by the rule of every comparison: the 95 % interval of the ratio, paired by the rounds
+    that both were in, lies beyond 1 %. None where too few are shared.
+
+    Nothing is corrected for how many others there are: to stand alone the best must be told apart from each of them.
+    """
+    rounds = sorted(set(best) & set(other))
+    if len(rounds) < _MINIMUM_RUNS or min(*best.values(), *other.values()) <= 0:
+        return None
+    return compare.paired([math.log(other[number] / best[number]) for number in rounds]).verdict == "slower"
 
 
 def _same(best: Row, row: Row, objective: Objective) -> bool:
@@ -298,19 +316,19 @@ def _same(best: Row, row: Row, objective: Objective) -> bool:
 def _bootstrap(rows: Sequence[Row], device: str, medians: RunMedians) -> dict[str, float]:
     """Variant → share of bootstraps over runs in which it is the fastest; {} where runs are too few.
 
-    Runs of one round were made near each other in time: where all variants have the same rounds, rounds are drawn, else
+    Runs of one round were made near each other in time: where all variants share six rounds or more, these are drawn, else
     each variant's runs by themselves.
     """
     found = [medians.get((row.variant, device), {}) for row in rows]
     if not found or min(len(item) for item in found) < _MINIMUM_RUNS:
         return {}
     chance = np.random.default_rng(_SEED)
-    rounds = sorted(found[0])
-    together = all(sorted(item) == rounds for item in found)
-    shared = chance.integers(0, len(rounds), (RESAMPLES, len(rounds))) if together else None
+    common = sorted(set(found[0]).intersection(*found))
+    together = len(common) >= _MINIMUM_RUNS
+    shared = chance.integers(0, len(common), (RESAMPLES, len(common))) if together else None
     drawn: list[NDArray[np.float64]] = []
     for item in found:
-        values = np.array([item[number] for number in sorted(item)])
+        values = np.array([item[number] for number in (common if together else sorted(item))])
         chosen = chance.integers(0, values.size, (RESAMPLES, values.size)) if shared is None else shared
         drawn.append(np.median(values[chosen], axis=1))
     wins = np.bincount(np.argmin(np.stack(drawn), axis=0), minlength=len(rows))

@@ -31,6 +31,7 @@ from harness.row import OK, Row
 from harness.stats import compare as stats
 from harness.stats.compare import Comparison
 from harness.stats.looks import Looks, looks_of
+from harness.stats.prediction import Prediction, predicted_median
 from harness.table import block_medians, build_rows, run_medians
 from harness.verdicts import explain, further_runs
 
@@ -49,6 +50,7 @@ class Pair:
     `outputs_identical`: bit for bit over the dataset, None where not known. `remarks`: what else differs, or makes the
     figures doubtful, in words. `explanation`: why the verdict is what it is. `more_runs`: how many runs should settle it; 0 when it
     is settled, None when none that anybody makes would.
+    `predicted`: between two sessions, where the reference says that the median of a session made again lies, in ns.
     """
 
     candidate: Row
@@ -61,6 +63,7 @@ class Pair:
     remarks: tuple[str, ...]
     explanation: str = ""
     more_runs: int | None = None
+    predicted: Prediction | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +227,12 @@ def _pair(one: _Side, mine: tuple[str, str], two: _Side, other: tuple[str, str])
         accuracy_difference_pp=None if hits[0] is None or hits[1] is None else 100 * (hits[0] - hits[1]),
         outputs_identical=None if None in hashes else hashes[0] == hashes[1],
         remarks=tuple(_remarks(one, candidate, two, reference)),
+        predicted=_predicted(one.medians[mine], two.medians[other]) if method == "unpaired" else None,
     )
+
+
+def _predicted(mine: Mapping[int, float], other: Mapping[int, float]) -> Prediction | None:
+    return predicted_median(list(other.values()), len(mine))
 
 
 def _compare(one: _Side, mine: tuple[str, str], two: _Side, other: tuple[str, str]) -> tuple[Method, Comparison]:
@@ -234,7 +242,8 @@ def _compare(one: _Side, mine: tuple[str, str], two: _Side, other: tuple[str, st
             reason = row.error or ("samples of 0 ns have no ratio" if runs else "no latency run of it ended")
             return "none", _inconclusive(f"{row.variant} on {row.device}: {reason}")
     if _mixed(one, mine, two, other):
-        return "none", _inconclusive("virtual time is never held against latency")
+        what = "throughput" if (mine[1] in one.counting) == (other[1] in two.counting) else "virtual time"
+        return "none", _inconclusive(f"{what} is never held against latency")
     if one.session != two.session:
         return "unpaired", stats.unpaired(list(mine_runs.values()), list(other_runs.values()))
     # The session may have been stopped by ratios between variants of a device, never by those between devices.
@@ -247,8 +256,9 @@ def _compare(one: _Side, mine: tuple[str, str], two: _Side, other: tuple[str, st
 
 
 def _mixed(one: _Side, mine: tuple[str, str], two: _Side, other: tuple[str, str]) -> bool:
-    """Whether one side counted instructions and the other measured time."""
-    return (mine[1] in one.counting) != (other[1] in two.counting)
+    """Whether one side counted instructions and the other measured time, or one latency and the other throughput."""
+    counting = (mine[1] in one.counting) != (other[1] in two.counting)
+    return counting or (one.rows[mine].throughput_per_s is None) != (two.rows[other].throughput_per_s is None)
 
 
 def _inconclusive(reason: str) -> Comparison:
@@ -282,6 +292,10 @@ def _remarks(one: _Side, candidate: Row, two: _Side, reference: Row) -> list[str
             found.append("the artifacts differ")
     if candidate.device in one.counting and reference.device in two.counting:
         found.append("these are ratios of virtual time: of instructions counted, not of latency")
+    if candidate.throughput_per_s is not None and reference.throughput_per_s is not None:
+        found.append("these are ratios of the time an inference takes of the whole: the inverse of the throughput")
+        pairs = [(name, getattr(candidate, name), getattr(reference, name)) for name in ("batch", "streams")]
+        found += [f"{name} differ: {mine} and {other}" for name, mine, other in pairs if mine != other]
     doubtful = [row for row in (candidate, reference) if row.status == OK and row.grade in ("C", "invalid")]
     return found + [
         f"{row.variant} on {row.device} is of grade {row.grade}: {'; '.join(row.grade_reasons)}" for row in doubtful
@@ -334,7 +348,7 @@ def comparison_to_dict(table: ComparisonTable) -> dict[str, Any]:
 
 def _pair_to_dict(pair: Pair) -> dict[str, Any]:
     sides = {"candidate": pair.candidate, "reference": pair.reference}
-    fields = ("session", "variant", "device", "latency_median_ns", "virtual_time_ns")
+    fields = ("session", "variant", "device", "latency_median_ns", "virtual_time_ns", "throughput_per_s")
     return {
         **{f"{side}_{name}": getattr(row, name) for side, row in sides.items() for name in fields},
         "method": pair.method,
@@ -344,5 +358,7 @@ def _pair_to_dict(pair: Pair) -> dict[str, Any]:
         "outputs_identical": pair.outputs_identical,
         "explanation": pair.explanation,
         "more_runs": pair.more_runs,
+        "predicted_low_ns": None if pair.predicted is None else pair.predicted.low,
+        "predicted_high_ns": None if pair.predicted is None else pair.predicted.high,
         "remarks": list(pair.remarks),
     }

@@ -52,7 +52,7 @@ def test_a_whole_run(tmp_path):
     assert "a delegate was born" in errors
     hello = messages[0]
     environment = hello["environment"]
-    assert (hello["version"], hello["engine"], environment["affinity"]) == (1, "fault", [cpu])
+    assert (hello["version"], hello["engine"], environment["affinity"]) == (p.PROTOCOL_VERSION, "fault", [cpu])
     assert messages[-1]["environment_after"]["affinity"] == [cpu]
     for key in ("python", "numpy", "engine_version", "machine", "kernel", "pid", "threads", "clocks"):
         assert environment[key], key

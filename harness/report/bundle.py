@@ -23,6 +23,7 @@ from harness.report.markdown import render_markdown
 from harness.row import Row
 from harness.table import run_medians
 from harness.table.cells import all_latency_samples
+from harness.table.sustained import all_strips
 
 if TYPE_CHECKING:
     from harness.choose import Recommendation
@@ -41,6 +42,7 @@ def write_reports(
     rows: Sequence[Row],
     recommendations: Sequence[Recommendation | Advice],
     data: SessionData,
+    hints: Sequence[str] = (),
 ) -> dict[str, Path]:
     """Write the reports, replacing older ones; kind → path, kinds as in NAMES.
 
@@ -52,13 +54,20 @@ def write_reports(
         "json": render_json(rows),
         "csv": render_csv(rows),
         "markdown": render_markdown(
-            rows, recommendations, title=f"{data.session.name} ({session_id})", differences=told
+            rows, recommendations, title=f"{data.session.name} ({session_id})", differences=told, hints=hints
         ),
     }
     reason = unavailable()
     if reason is None:
         texts["html"] = render_html(
-            rows, recommendations, data, all_latency_samples(data, _RUN_SAMPLES), run_medians(data), told
+            rows,
+            recommendations,
+            data,
+            all_latency_samples(data, _RUN_SAMPLES),
+            run_medians(data),
+            told,
+            all_strips(data),
+            hints=hints,
         )
     else:
         logger.warning("no report.html: %s", reason)

@@ -53,7 +53,13 @@ def _axis(title: str, **more: Any) -> dict[str, Any]:
     return {"title": {"text": title, "standoff": 10}, "automargin": True, "zeroline": False, **more}
 
 
-def _layout(height: int, **more: Any) -> dict[str, Any]:
+def number_axis(title: str) -> dict[str, Any]:
+    """A plain axis of numbers."""
+    return _axis(title, tickformat="~g")
+
+
+def base_layout(height: int, **more: Any) -> dict[str, Any]:
+    """What all plots have in common."""
     return {
         "height": height,
         "margin": {"l": 10, "r": 14, "t": 10, "b": 10},
@@ -151,7 +157,7 @@ def trade_off(group: DeviceGroup, start: str) -> Figure | None:
     else:
         axis_y = _axis(title, tickformat="~g")
     annotations = _labels(front, start, axis)
-    layout = _layout(
+    layout = base_layout(
         500,
         xaxis=axis,
         yaxis=axis_y,
@@ -284,7 +290,7 @@ def sizes(rows: Sequence[Row], start: str) -> Figure | None:
                 "hovertemplate": "%{text}<extra></extra>",
             }
         )
-    layout = _layout(
+    layout = base_layout(
         _FRAME_PX + _LINE_PX * len(ordered),
         barmode="group",
         bargap=0.25,
@@ -336,7 +342,9 @@ def distributions(
             }
         )
     traces.append(_run_medians(rows, medians, factor, start))
-    layout = _layout(_FRAME_PX + _LINE_PX * len(rows), xaxis=axis, yaxis=_axis("", type="category", ticksuffix="  "))
+    layout = base_layout(
+        _FRAME_PX + _LINE_PX * len(rows), xaxis=axis, yaxis=_axis("", type="category", ticksuffix="  ")
+    )
     return {"data": traces, "layout": layout}
 
 

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from harness.errors import SpecError
 from harness.records import SessionData
-from harness.report.arrange import arrange
+from harness.report.arrange import HINTS_TITLE, arrange
+from harness.report.cells import clean
 from harness.report.page import Medians, Samples, build
+from harness.report.strips import Strips
 from harness.row import Row
 
 if TYPE_CHECKING:
@@ -45,12 +47,14 @@ def render_html(
     samples: Samples | None = None,
     medians: Medians | None = None,
     differences: Sequence[str] = (),
+    strips: Strips | None = None,
+    hints: Sequence[str] = (),
 ) -> str:
     """The whole page.
 
     `data` adds session, versions and device facts. `samples`: device → variant → one int64 array of ns per run, and
     `medians`: (variant, device) → round → ns, as harness.table gives them, for the distributions. `differences`: paragraphs of
-    `harness.report.differences`. Raises SpecError when the extra `report` is not installed.
+    `harness.report.differences`. `strips`: device → variant → its sustained run (`harness.table.sustained`). `hints`: lines of `harness.hints`. Raises SpecError when the extra `report` is not installed.
     """
     reason = unavailable()
     if reason is not None:
@@ -59,8 +63,10 @@ def render_html(
     from markupsafe import Markup
 
     rows = list(rows)
-    context = build(arrange(rows, recommendations), rows, data, samples or {}, medians or {})
+    context = build(arrange(rows, recommendations), rows, data, samples or {}, medians or {}, strips or {})
     context["differences"] = list(differences)
+    context["hints"] = [clean(text) for text in hints]
+    context["hints_title"] = HINTS_TITLE
     packed, library_hash = _library()
     script = (_HERE / "page.js").read_text(encoding="utf-8")
     environment = jinja2.Environment(

@@ -7,25 +7,34 @@ device: nothing is marked safe here, the template escapes all of it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from harness.records import DeviceRecord, SessionData
 from harness.report import figures, units
 from harness.report.arrange import Arrangement, DeviceGroup, Notes, absences, common_start, first_sentence, grades_used
 from harness.report.cells import COLUMNS, DETAILS, Column, clean, columns_for, has_value, plain_header, variant_label
+from harness.report.strips import Strips, strips_of
 from harness.row import Row
+from harness.table.sustained import Strip
 
 Samples = Mapping[str, Mapping[str, Sequence[Any]]]
 Medians = Mapping[tuple[str, str], Mapping[int, float]]
 Context = dict[str, Any]
 
 _CSS_CLASSES = {"tflite", "onnx", "openvino", "A", "B", "C", "invalid"}
-_FIRST = ("variant", "latency", "virtual", "accuracy", "drop", "mae", "rmse", "size", "grade", "p90", "memory", "gzip")
+_SCENARIO = ("virtual", "throughput", "sustained", "throttle", "mlperf")
+_FIRST = ("variant", "latency", *_SCENARIO, "accuracy", "drop", "mae", "rmse", "size", "grade", "p90", "memory", "gzip")
 _LONGEST = 400
 
 
 def build(
-    arranged: Arrangement, rows: Sequence[Row], data: SessionData | None, samples: Samples, medians: Medians
+    arranged: Arrangement,
+    rows: Sequence[Row],
+    data: SessionData | None,
+    samples: Samples,
+    medians: Medians,
+    strips: Strips = MappingProxyType({}),
 ) -> Context:
     """The template's context without style and scripts; its key "plots" holds the figures by name."""
     columns = _columns(rows)
@@ -35,6 +44,7 @@ def build(
     devices = [
         _device(f"device-{number}", group, columns, notes, start, records.get(clean(group.device)))
         | _plots(f"device-{number}", group, samples.get(group.device, {}), medians, start, plots)
+        | _strips(f"device-{number}", group, strips.get(group.device, {}), start, plots)
         for number, group in enumerate(arranged.devices)
     ]
     everywhere = figures.sizes(rows, start)
@@ -137,7 +147,7 @@ def _advice(group: DeviceGroup) -> Context:
 def _tiles(row: Row) -> list[dict[str, str]]:
     """The figures of the winner, large."""
     tiles = []
-    for key in ("latency", "virtual", "p90", "size", "memory", "accuracy", "drop", "mae", "rmse"):
+    for key in ("latency", *_SCENARIO, "p90", "size", "memory", "accuracy", "drop", "mae", "rmse"):
         column = COLUMNS[key]
         main, more = _split(column.text(row))
         if main != units.NOT_AVAILABLE:
@@ -219,6 +229,18 @@ def _plots(
         plots[f"{identity}-spread"] = spread
         names["distributions"] = f"{identity}-spread"
     return names
+
+
+def _strips(
+    identity: str, group: DeviceGroup, strips: Mapping[str, Strip], start: str, plots: dict[str, figures.Figure]
+) -> Context:
+    """Add the strips of this device's sustained runs to `plots`; return their names and words."""
+    found = []
+    for number, (title, caption, figure) in enumerate(strips_of(group, strips, start)):
+        name = f"{identity}-strip-{number}"
+        plots[name] = figure
+        found.append({"plot": name, "title": title, "caption": caption})
+    return {"strips": found}
 
 
 def _session(data: SessionData | None) -> list[tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -12,6 +12,11 @@ from harness.table.cells import Cell
 _NOT_NULLABLE = {"session", "variant", "base", "format", "recipe", "device", "engine", "status", "error", "remedy"}
 _NOT_NULLABLE |= {"runs", "samples", "blocks", "hints", "grade", "grade_reasons", "null_reasons"}
 NULLABLE = tuple(item.name for item in fields(Row) if item.name not in _NOT_NULLABLE)
+
+
+def latency_fields(but: Collection[str]) -> tuple[str, ...]:
+    """Fields of the latency of single inferences, less these."""
+    return tuple(name for name in NULLABLE if name.startswith("latency") and name not in but)
 
 
 def null_reasons(cell: Cell, status: str, figures: Mapping[str, Any], reasons: Mapping[str, str]) -> tuple[str, ...]:

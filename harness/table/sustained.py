@@ -16,6 +16,7 @@ from harness.records import Run, SessionData
 from harness.stats import contention, grade
 from harness.stats.throttle import Throttle, throttle
 from harness.table.cells import Cell, cells
+from harness.table.nulls import latency_fields
 
 FIELDS = (
     "latency_burst_ns",
@@ -64,6 +65,10 @@ def sustained_figures(cell: Cell, data: SessionData, figures: dict[str, Any], re
     if data.session.protocol.get("scenario") != SUSTAINED:
         reasons |= dict.fromkeys(FIELDS, "the scenario is not sustained (--scenario sustained)")
         return
+    if not cell.counted:
+        reasons |= dict.fromkeys(
+            latency_fields(FIELDS), "the scenario is sustained: burst and sustained were measured instead"
+        )
     strip = None if cell.counted else strip_of(cell)
     if strip is None:
         counted = "a device that counts instructions has no heat"

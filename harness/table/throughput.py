@@ -15,8 +15,11 @@ from harness.collectors.throughput import Lap, laps_of
 from harness.records import MEASURE, WARMUP, Run, SessionData
 from harness.stats import drift, grade, quantiles, stopping
 from harness.table.cells import Cell
+from harness.table.nulls import latency_fields
 
 FIELDS = ("throughput_per_s", "throughput_low_per_s", "throughput_high_per_s", "batch", "streams")
+# What the sustained scenario gives, which is called a latency too.
+SUSTAINED_FIELDS = ("latency_burst_ns", "latency_sustained_ns")
 # Outputs of a batch that lie further than this from those of its rows one by one are worth a remark.
 REMARKED_DEVIATION = 1e-3
 
@@ -63,6 +66,9 @@ def throughput_figures(cell: Cell, data: SessionData, figures: dict[str, Any], r
     if cell.counted:
         reasons |= dict.fromkeys(FIELDS, "instructions were counted, time was not measured")
         return
+    reasons |= dict.fromkeys(
+        latency_fields(SUSTAINED_FIELDS), "the scenario is offline: throughput was measured instead"
+    )
     runs = offline_runs(cell)
     if not runs:
         reasons |= dict.fromkeys(FIELDS, "no offline run of it ended")

@@ -12,9 +12,10 @@ The artifact is a small JSON file (or the job's `options`, which it overrides), 
     sleep       seconds of waiting added to each invocation
     noise       text written to file descriptor 1 while loading, as native code does
     bytes       for "memory"; `keep` (default false) holds them until the process ends
+    mixes_rows  (default false): in a batch, the outputs stand in the wrong order
     shape       of the one float32 input "x" (default [null, 4]); the one output "y" is its rows flattened
 
-Outputs are right in every mode, so accuracy can be checked against the data itself.
+Outputs are right in every mode but that, so accuracy can be checked against the data itself.
 """
 
 from __future__ import annotations
@@ -103,7 +104,8 @@ class FaultSession:
 
     def outputs(self) -> list[NDArray[Any]]:
         """See base.Session."""
-        return [np.array(self._values.reshape(self._values.shape[0], -1), np.float32)]
+        values = self._values[::-1] if self._settings.get("mixes_rows", False) else self._values
+        return [np.array(values.reshape(values.shape[0], -1), np.float32)]
 
     def facts(self, *, deep: bool) -> dict[str, Any]:
         """See base.Session."""

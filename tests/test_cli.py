@@ -25,6 +25,7 @@ COMMANDS = (
     "report",
     "choose",
     "compare",
+    "explain",
     "export",
     "import",
     "devices",

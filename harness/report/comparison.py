@@ -75,7 +75,17 @@ def _sorted(table: ComparisonTable) -> list[Pair]:
 
 
 def _sentence(pair: Pair) -> str:
-    return f"{_name(pair)}: {pair.comparison.verdict}: {clean(pair.explanation)}"
+    return f"{_name(pair)}: {pair.comparison.verdict}: {clean(pair.explanation)}{_again(pair)}"
+
+
+def _again(pair: Pair) -> str:
+    """Whether the candidate found what the reference foretold of a session made again."""
+    found, time_ns = pair.predicted, time_of(pair.candidate)
+    if found is None or time_ns is None:
+        return ""
+    words = "lies within" if found.holds(time_ns) else "lies outside of"
+    span = f"{units.format_ns(found.low)}–{units.format_ns(found.high)}"
+    return f"; its {units.format_ns(time_ns)} {words} the {span} foretold by the other session"
 
 
 def _remarks(pairs: Sequence[Pair]) -> list[str]:

@@ -105,11 +105,12 @@ def test_real_engines_on_artifacts(variant: str, base: str, package: str, method
     assert done.exit_code == 0, done.stderr
     data = json.loads(done.stdout)
     assert data["variant"]["operators"] >= 2
-    assert data["variant"]["operators_ns"] > 0
+    # LiteRT tells whole µs, rounded down: so small a model may take none.
+    assert data["variant"]["operators_ns"] > 0 or method == "profiler"
     assert data["variant"]["latency_ns"] > 0
     assert {"compute"} <= set(data["variant"]["roles"])
     assert ("ablation" in data["variant"]["method"]) == (method == "ablation")
-    assert sum(item["share"] for item in data["types"]) == pytest.approx(1)
+    assert sum(item["share"] for item in data["types"]) == pytest.approx(1 if data["variant"]["operators_ns"] else 0)
     assert list(tmp_path.iterdir()) == []  # nothing is stored of bare files
 
 

@@ -9,14 +9,14 @@ arguments and the layout of an event are LiteRT's (litert/c/*.h, 2.x); the optio
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .litert_profile import Event
+from .litert_profile import Event, UnreachableError
 
 _CPU = 1  # kLiteRtHwAcceleratorCpu
 _WRITE = 1  # kLiteRtTensorBufferLockModeWrite
@@ -28,10 +28,6 @@ _OPTIONS = (
 # Nothing is to be freed: the text lives as long as the model.
 _Deleter = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _keep = _Deleter(lambda _pointer: None)
-
-
-class UnreachableError(Exception):
-    """This LiteRT's profiler cannot be reached from Python; its words are the reason."""
 
 
 class _Memory(ctypes.Structure):
@@ -76,6 +72,7 @@ class NativeModel:
         if not self._profiler:
             raise UnreachableError("this LiteRT made no profiler although it was asked for one")
         signature = self._made("LiteRtGetModelSignature", model, ctypes.c_size_t(0))
+        self._names: list[str] = []
         self._inputs = self._buffers(environment, signature, "Input")
         self._outputs = self._buffers(environment, signature, "Output")
         self._run = self._library.LiteRtRunCompiledModel
@@ -103,6 +100,9 @@ class NativeModel:
         for index in range(count.value):
             place = ctypes.c_size_t(index)
             tensor = self._made(f"LiteRtGetSignature{kind}TensorByIndex", signature, place)
+            if kind == "Input":
+                name = ctypes.cast(self._made("LiteRtGetTensorName", tensor), ctypes.c_char_p)
+                self._names.append((name.value or b"").decode("utf-8", "replace"))
             # Passed on as it is: its layout is nobody's business here.
             tensor_type = ctypes.create_string_buffer(_LARGEST_TENSOR_TYPE)
             self._call("LiteRtGetRankedTensorType", tensor, tensor_type)
@@ -113,18 +113,21 @@ class NativeModel:
             buffers[index] = self._made(make, environment, tensor_type, wanted)
         return count, buffers
 
-    def bind(self, arrays: Sequence[NDArray[Any]]) -> None:
-        """Copy the inputs, in the signature's order. Raises UnreachableError when they do not fit."""
-        if len(arrays) != self._inputs[0].value:
-            raise UnreachableError(f"the signature has {self._inputs[0].value} inputs, the graph {len(arrays)}")
-        for buffer, array in zip(self._inputs[1], arrays, strict=True):
-            handle = ctypes.c_void_p(buffer)
+    def check(self, sizes: Mapping[str, int]) -> None:
+        """Raise UnreachableError unless the inputs have these names and sizes in bytes."""
+        own = {}
+        for name, buffer in zip(self._names, self._inputs[1], strict=True):
             size = ctypes.c_size_t()
-            self._call("LiteRtGetTensorBufferPackedSize", handle, ctypes.byref(size))
-            data = np.ascontiguousarray(array)
-            if size.value != data.nbytes:
-                raise UnreachableError(f"an input has {data.nbytes} bytes, its buffer {size.value}")
-            address = ctypes.c_void_p()
+            self._call("LiteRtGetTensorBufferPackedSize", ctypes.c_void_p(buffer), ctypes.byref(size))
+            own[name] = size.value
+        if own != dict(sizes):
+            raise UnreachableError(f"the compiled model's inputs are {own}, the interpreter's {dict(sizes)}")
+
+    def bind(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Copy the inputs, by the names of their tensors (a signature has an order of its own). `check` comes first."""
+        for name, buffer in zip(self._names, self._inputs[1], strict=True):
+            handle, address = ctypes.c_void_p(buffer), ctypes.c_void_p()
+            data = np.ascontiguousarray(arrays[name])
             self._call("LiteRtLockTensorBuffer", handle, ctypes.byref(address), _WRITE)
             ctypes.memmove(address, data.ctypes.data, data.nbytes)
             self._call("LiteRtUnlockTensorBuffer", handle)

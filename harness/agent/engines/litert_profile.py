@@ -34,6 +34,10 @@ _PRECISIONS = {
 }
 
 
+class UnreachableError(Exception):
+    """This LiteRT's profiler cannot be reached from Python; its words are the reason."""
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """One event of LiteRT's profiler: what, of which type, how long, and the number of the node in its graph (for one inside a

@@ -5,20 +5,24 @@ Used by litert.py. `options.extra["profile"]`: "auto" (LiteRT's own, else ablati
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from ..channel import AgentError
 from .base import LoadOptions, Operator, Profiler, Session
-from .litert_native import NativeModel, UnreachableError
-from .litert_profile import ABLATION, METHOD, Event, GraphOperator, by_ablation, operators_of
+from .litert_profile import ABLATION, METHOD, Event, GraphOperator, UnreachableError, by_ablation, operators_of
 from .tflite_cut import Cutter
+
+if TYPE_CHECKING:
+    from .litert_native import NativeModel
 
 _MOST_CUTS, _PASSES, _CUT_SAMPLES, _CUT_WARMUP = 160, 3, 8, 2
 
@@ -34,8 +38,9 @@ class NativeProfiler:
         "LiteRT tells times in whole µs, rounded down: short operators come out shorter than they are",
     )
 
-    def __init__(self, model: NativeModel, graph: Sequence[GraphOperator], facts: Facts) -> None:
+    def __init__(self, model: NativeModel, names: Sequence[str], graph: Sequence[GraphOperator], facts: Facts) -> None:
         self._model = model
+        self._names = names
         self._graph = graph
         self._facts = facts
         self._runs: list[list[Event]] = []
@@ -43,7 +48,7 @@ class NativeProfiler:
 
     def bind(self, inputs: Sequence[NDArray[Any]]) -> None:
         """See base.Profiler."""
-        self._model.bind(inputs)
+        self._model.bind(dict(zip(self._names, inputs, strict=True)))
 
     def start(self) -> None:
         """See base.Profiler."""
@@ -142,6 +147,18 @@ def _graph_facts(graph: Sequence[GraphOperator], facts: Facts) -> Facts:
     return {**kept, "operators": dict(sorted(Counter(node.type for node in graph).items()))}
 
 
+def _native(
+    package: str, path: str, options: LoadOptions, whole: Session, graph: Sequence[GraphOperator], facts: Facts
+) -> NativeProfiler:
+    from .litert_native import NativeModel
+
+    model = NativeModel(package, path, options.threads)
+    inputs = whole.tensors()[0]
+    sizes = {t.name: math.prod(int(d or 1) for d in t.shape) * np.dtype(t.dtype).itemsize for t in inputs}
+    model.check(sizes)
+    return NativeProfiler(model, [tensor.name for tensor in inputs], graph, facts)
+
+
 def open_profiler(
     package: str, path: str, options: LoadOptions, whole: Session, graph: Sequence[GraphOperator], load: Open
 ) -> Profiler:
@@ -156,8 +173,8 @@ def open_profiler(
         try:
             if not options.extra.get("xnnpack", True):
                 raise UnreachableError("LiteRT's C interface always applies XNNPACK")
-            return NativeProfiler(NativeModel(package, path, options.threads), graph, facts)
-        except UnreachableError as error:
+            return _native(package, path, options, whole, graph, facts)
+        except (UnreachableError, ImportError) as error:  # small Pythons have no ctypes
             if wanted == "profiler":
                 remedy = "pip install -U ai-edge-litert, or profile by ablation: --method ablation"
                 message = f"LiteRT's profiler cannot be reached: {error}"

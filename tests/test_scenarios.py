@@ -10,17 +10,21 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_device import Crash, MemoryStore, make_variant, record_of
+from report_samples import row
 from scenario_device import ScenarioDevice
 
 from harness.agent.protocol import Job
-from harness.choose import recommend
+from harness.choose import pareto_front, recommend
 from harness.cli.run import changed
 from harness.compare import compare_sessions, compare_variants
 from harness.errors import SpecError
 from harness.experiment import ProtocolSpec, load_experiment
 from harness.plan import MeasurementProtocol
 from harness.records import LOADGEN, OFFLINE, SUSTAINED, Reference, SessionData
+from harness.report import units
 from harness.report.advice import sentence
+from harness.report.arrange import DeviceGroup
+from harness.report.figures import trade_off
 from harness.report.terminal import render_text
 from harness.row import Row
 from harness.runner import SessionSpec, run_session
@@ -182,17 +186,17 @@ def test_ctrl_c_in_a_sustained_run_keeps_the_seconds_and_resume_goes_on(tmp_path
             run_session(spec, store, opener=device.open, pause=lambda _: None)
         half = store.load("cut-off")
         assert [run.status for run in half.runs if run.kind == SUSTAINED] == ["interrupted"]
-        row = next(row for row in build_rows(half) if row.variant == stopped[0])
-        assert row.samples == 40 * 50
-        assert "too short" in why(row, "latency_burst_ns")
-        assert any("ended early, after 39 s" in text for text in row.grade_reasons)
+        cut = next(one for one in build_rows(half) if one.variant == stopped[0])
+        assert cut.samples == 40 * 50
+        assert "too short" in why(cut, "latency_burst_ns")
+        assert any("ended early, after 39 s" in text for text in cut.grade_reasons)
         assert progress_of(half).singles == frozenset()
         run_session(spec, store, opener=device.open, pause=lambda _: None, resume=half)
         whole = store.load("cut-off")
         assert [run.status for run in whole.runs if run.kind == SUSTAINED] == ["interrupted", "ok", "ok"]
         assert [run.kind for run in whole.runs].count("probe") == 2
         rows = build_rows(whole)
-        assert [row.samples for row in rows] == [90 * 50] * 2
+        assert [one.samples for one in rows] == [90 * 50] * 2
         assert progress_of(whole).singles == {(SUSTAINED, "fake", "a"), (SUSTAINED, "fake", "b")}
         kept = [block for run in whole.runs for block in run.blocks if run.kind == SUSTAINED and run.status == "ok"]
         assert {block.wall_ns.size for block in kept} == {5}
@@ -208,7 +212,7 @@ def test_offline_comes_back_out_of_the_store_and_resumes_without_repeating(tmp_p
         run_session(spec, store, opener=device.open, pause=lambda _: None, resume=before)
         assert len(device.jobs) == jobs
         assert build_rows(store.load("kept")) == build_rows(before)
-        assert {row.throughput_per_s is not None for row in build_rows(before)} == {True}
+        assert {one.throughput_per_s is not None for one in build_rows(before)} == {True}
         other = dataclasses.replace(spec, protocol=dataclasses.replace(OFFLINE_8X2, batch=4))
         with pytest.raises(SpecError, match="batch: 8 then, 4 now"):
             run_session(other, store, opener=device.open, pause=lambda _: None, resume=before)
@@ -244,10 +248,10 @@ def test_official_figures_stand_beside_ours_and_the_logs_are_kept(tmp_path: Path
 
 def test_where_loadgen_is_missing_the_reason_stands_and_our_figures_stay(tmp_path: Path) -> None:
     data = measure(tmp_path, ScenarioDevice(official=False), OFFICIAL)
-    for row in build_rows(data):
-        assert row.status == "ok"
-        assert row.latency_median_ns is not None
-        assert "No module named 'mlperf_loadgen'" in why(row, "mlperf_valid")
+    for one in build_rows(data):
+        assert one.status == "ok"
+        assert one.latency_median_ns is not None
+        assert "No module named 'mlperf_loadgen'" in why(one, "mlperf_valid")
     assert progress_of(data).singles == frozenset()  # it may be installed before the session goes on
     plain = build_rows(measure(tmp_path / "plain", ScenarioDevice(), PROTOCOL))
     assert why(plain[0], "mlperf_valid") == "loadgen was not asked for (--driver loadgen)"
@@ -264,3 +268,33 @@ def test_each_single_run_is_planned_once_in_seeded_order(tmp_path: Path) -> None
     assert jobs == single_jobs(plan, healthy, SUSTAINED, ["d"])
     assert jobs != single_jobs(plan, healthy, LOADGEN, ["d"])
     assert single_jobs(plan, healthy, SUSTAINED, []) == ()
+
+
+def test_plots_of_throughput_stand_on_an_axis_of_their_own() -> None:
+    plain = {"latency_median_ns": None, "latency_median_low_ns": None, "latency_median_high_ns": None}
+    slow = row("fp32", **plain, throughput_per_s=500.0, batch=8, streams=1)
+    fast = row("static_wi8_ai8", **plain, throughput_per_s=2000.0, batch=8, streams=1, accuracy=0.87)
+    figure = trade_off(DeviceGroup("laptop", (fast, slow), ()), "")
+    assert figure is not None
+    assert figure["layout"]["xaxis"]["title"]["text"].startswith("time per inference at full throughput (ms")
+    points = next(trace for trace in figure["data"] if trace["name"] == "TFLite")
+    assert sorted(points["x"]) == [0.5, 2.0]
+    assert "throughput: 2,000 /s (8 × 1)" in " ".join(points["text"])
+    assert set(pareto_front([slow, fast], with_size=False)) == {slow.variant, fast.variant}
+    better = dataclasses.replace(fast, accuracy=0.9)
+    assert pareto_front([slow, better], with_size=False) == (fast.variant,)
+
+
+def test_rates_read_like_counts() -> None:
+    assert units.format_rate(None) == "n/a"
+    assert [units.format_rate(value) for value in (0.0, 0.5, 12.34, 999.6, 1234.5, 1_234_567.0)] == [
+        "0 /s",
+        "0.500 /s",
+        "12.3 /s",
+        "1,000 /s",
+        "1,230 /s",
+        "1,230,000 /s",
+    ]
+    assert units.format_rate_interval(1500.0, 1480.0, None) == "1,500 /s"
+    assert units.format_rate_interval(1500.0, 1480.0, 1530.0) == "1,500 /s [1,480–1,530]"
+    assert units.format_seconds(1234.4) == "1,234 s"

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.choose import time_field
+from harness.choose import time_field, time_of
 from harness.report import units
 from harness.report.arrange import DeviceGroup
 from harness.report.cells import COLUMNS, clean, plain_header, variant_label
@@ -36,6 +36,13 @@ _WIDE = 8.0
 # Points of the front closer than this share of the axis have their labels at different heights.
 _NEAR = 0.12
 _MOST_SAMPLES = 200
+# What stands on the axis of time, by the field that orders the rows.
+_CLOCKS = {
+    "latency_median_ns": "median latency",
+    "virtual_time_ns": "virtual time",
+    "throughput_per_s": "time per inference at full throughput",
+    "latency_sustained_ns": "sustained latency",
+}
 _LINE_PX, _FRAME_PX = 26, 110
 
 
@@ -100,7 +107,20 @@ def _with_room(axis: dict[str, Any], low: float, high: float, *, before: float, 
 def hover(row: Row) -> str:
     """What a pointer at a variant shows: the same words as the table."""
     lines = [f"<b>{escape(variant_label(row))}</b>"]
-    for key in ("latency", "virtual", "p90", "accuracy", "drop", "mae", "rmse", "size", "memory", "grade"):
+    for key in (
+        "latency",
+        "virtual",
+        "throughput",
+        "sustained",
+        "p90",
+        "accuracy",
+        "drop",
+        "mae",
+        "rmse",
+        "size",
+        "memory",
+        "grade",
+    ):
         column = COLUMNS[key]
         text = column.text(row)
         if text != units.NOT_AVAILABLE:
@@ -132,7 +152,7 @@ def _interval(row: Row, quality: str) -> tuple[float, float]:
 def trade_off(group: DeviceGroup, start: str) -> Figure | None:
     """Accuracy (or error) against median latency, one point a variant, with interval bars, front and winner marked.
 
-    On a device that counts instructions, against virtual time.
+    Against what stands in for latency where there is none: virtual time, the inverse of the throughput, sustained latency.
     """
     clock = time_field(group.ok)
     timed = [row for row in group.ok if getattr(row, clock) is not None]
@@ -141,8 +161,8 @@ def trade_off(group: DeviceGroup, start: str) -> Figure | None:
         return None
     name, title, scale = quality
     rows = [row for row in timed if getattr(row, name) is not None]
-    times = [float(getattr(row, clock)) for row in rows]
-    axis, factor = _time_axis(times, "median latency" if clock == "latency_median_ns" else "virtual time")
+    times = [float(time_of(row) or 0.0) for row in rows]
+    axis, factor = _time_axis(times, _CLOCKS[clock])
     axis = _with_room(axis, min(times) / factor, max(times) / factor, before=0.3)
     points = [(row, time / factor, getattr(row, name) * scale) for row, time in zip(rows, times, strict=True)]
     front = [point for point in points if group.on_front(point[0])]

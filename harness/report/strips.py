@@ -19,6 +19,8 @@ from harness.table.sustained import Strip
 Strips = Mapping[str, Mapping[str, Strip]]
 _HEAT, _CLOCK, _MARK = "#d43a6a", "#7f8c99", "#d43a6a"
 _HEIGHT = 430
+# An axis from zero ends so far beyond the largest value.
+_ROOM = 1.1
 _UPPER, _LOWER = [0.44, 1.0], [0.0, 0.32]
 
 
@@ -78,7 +80,7 @@ def strip_figure(row: Row, strip: Strip) -> Figure:
         lower.append(
             line | {"name": "frequency", "y": megahertz, "yaxis": "y3", "line": {"color": _CLOCK, "width": 1.5}}
         )
-    return {"data": traces + lower, "layout": _layout(strip, unit, factor, told=(any(hottest), any(clocks)))}
+    return {"data": traces + lower, "layout": _layout(strip, unit, factor)}
 
 
 def _unit(value_ns: float) -> tuple[str, float]:
@@ -91,20 +93,19 @@ def _scaled(values: list[float], factor: float) -> list[float]:
     return [float(f"{value / factor:.5g}") for value in values]
 
 
-def _layout(strip: Strip, unit: str, factor: float, *, told: tuple[bool, bool]) -> dict[str, Any]:
-    heat, clock = told
+def _layout(strip: Strip, unit: str, factor: float) -> dict[str, Any]:
+    clocks = [item.frequency_khz for item in strip.seconds]
+    heat, clock = any(item.heat.hottest_c is not None for item in strip.seconds), any(clocks)
+    highest = _ROOM * max(item.p90_ns for item in strip.seconds) / factor
     end = strip.seconds[-1].at_s
     x = number_axis("seconds since the start") | {"anchor": "y2", "range": [0, max(end, 1.0)]}
-    upper = number_axis(f"time of one inference ({unit})") | {"domain": _UPPER, "rangemode": "tozero"}
+    upper = number_axis(f"time of one inference ({unit})") | {"domain": _UPPER, "range": [0, highest]}
     layout = base_layout(_HEIGHT, xaxis=x, yaxis=upper, shapes=_marks(strip, factor))
     layout["yaxis2"] = number_axis("°C" if heat else "") | {"domain": _LOWER, "showticklabels": heat}
     if clock:
-        layout["yaxis3"] = number_axis("MHz") | {
-            "overlaying": "y2",
-            "side": "right",
-            "showgrid": False,
-            "rangemode": "tozero",
-        }
+        # Its own round numbers, not those that fall on the grid of the temperatures.
+        right = {"overlaying": "y2", "side": "right", "showgrid": False, "tickmode": "auto", "nticks": 4}
+        layout["yaxis3"] = number_axis("MHz") | right | {"range": [0, _ROOM * max(f for f in clocks if f) / 1000]}
     if not heat and not clock:
         words = {"text": escape("the device tells neither temperature nor frequency"), "showarrow": False}
         layout["annotations"] = [words | {"xref": "paper", "yref": "paper", "x": 0.5, "y": sum(_LOWER) / 2}]

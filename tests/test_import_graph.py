@@ -37,6 +37,8 @@ FLOW = [
         "harness.differences",
         "harness.explain",
         "harness.gate",
+        "harness.hints",
+        "harness.time_hints",
         "harness.verdicts",
     },
     {"harness.report"},

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from converters.pipeline import ConversionReport
     from harness.choose import Constraints
     from harness.experiment import ConstraintsSpec
+    from harness.hints import Hint
     from harness.records import SessionData
     from harness.report.advice import Advice
     from harness.row import Row
@@ -26,11 +27,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LoadedSession:
-    """A session out of the store, its rows, and what was recommended under some limits."""
+    """A session out of the store, its rows, advice on how to measure better, and what was recommended under some limits."""
 
     data: SessionData
     rows: list[Row]
     recommendations: tuple[Advice, ...] = ()
+    hints: tuple[Hint, ...] = ()
 
     @property
     def session_id(self) -> str:
@@ -73,6 +75,12 @@ class LoadedSession:
 
         return paragraphs(output_differences(self.data))
 
+    def advice(self) -> list[str]:
+        """What to do for better figures: the few lines that a report shows."""
+        from harness.hints import shown
+
+        return shown(self.hints)
+
     def csv(self) -> str:
         """The rows as CSV."""
         from harness.report.csv_rows import render_csv
@@ -84,7 +92,9 @@ class LoadedSession:
         from harness.report.markdown import render_markdown
 
         loaded = self if self.recommendations else self.chosen(None)
-        return render_markdown(loaded.rows, loaded.recommendations, differences=loaded.differences())
+        return render_markdown(
+            loaded.rows, loaded.recommendations, differences=loaded.differences(), hints=loaded.advice()
+        )
 
 
 def _own_limits(data: SessionData) -> Constraints | None:
@@ -117,10 +127,13 @@ def constraints_of(spec: ConstraintsSpec) -> Constraints:
 
 def load(store: Store, session: str) -> LoadedSession:
     """A session by id, beginning of it, or 'latest'. Raises SpecError."""
+    from harness.hints import hints_of, with_hints
     from harness.table import build_rows
 
     data = store.load(store.resolve(session))
-    return LoadedSession(data, build_rows(data))
+    rows = build_rows(data)
+    hints = hints_of(rows, data)
+    return LoadedSession(data, with_hints(rows, hints), hints=hints)
 
 
 def _render(loaded: LoadedSession, *, recommendations_only: bool = False) -> str:
@@ -131,7 +144,12 @@ def _render(loaded: LoadedSession, *, recommendations_only: bool = False) -> str
     if recommendations_only:
         return render_recommendations(loaded.recommendations, width=width, color=terminal)
     return render_text(
-        loaded.rows, loaded.recommendations, width=width, color=terminal, differences=loaded.differences()
+        loaded.rows,
+        loaded.recommendations,
+        width=width,
+        color=terminal,
+        differences=loaded.differences(),
+        hints=loaded.advice(),
     )
 
 
@@ -169,7 +187,7 @@ def write_reports(loaded: LoadedSession, folder: Path) -> Mapping[str, Path]:
     """Write report.html, report.md, rows.csv, rows.json; where each went."""
     from harness.report.bundle import write_reports as write
 
-    return write(folder, loaded.session_id, loaded.rows, loaded.recommendations, loaded.data)
+    return write(folder, loaded.session_id, loaded.rows, loaded.recommendations, loaded.data, loaded.advice())
 
 
 def conversion_rows(report: ConversionReport) -> list[dict[str, Any]]:

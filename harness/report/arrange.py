@@ -15,6 +15,8 @@ from harness.report.cells import COLUMNS, GRADE_MEANINGS, clean, has_value, plai
 from harness.row import OK, REFUSED, Row
 
 MOST_NAMES = 3
+# Above the lines of harness.hints, in every report.
+HINTS_TITLE = "For better figures"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from harness.report.arrange import (
+    HINTS_TITLE,
     Alike,
     Arrangement,
     DeviceGroup,
@@ -46,9 +47,10 @@ def render_markdown(
     *,
     title: str = "",
     differences: Sequence[str] = (),
+    hints: Sequence[str] = (),
 ) -> str:
     """The whole report as Markdown, ending in a newline. `title` becomes the first heading; `differences`: paragraphs of
-    `harness.report.differences`."""
+    `harness.report.differences`; `hints`: lines of `harness.hints`."""
     rows = list(rows)
     arranged = arrange(rows, recommendations)
     notes = Notes()
@@ -58,6 +60,8 @@ def render_markdown(
     blocks += _refused(arranged)
     if differences:
         blocks += [f"## {TITLE}", *(escape(text) for text in differences)]
+    if hints:
+        blocks += [f"{HINTS_TITLE}:", "\n".join(f"- {escape(text)}" for text in hints)]
     blocks += _legend(rows, notes)
     return "\n\n".join(blocks) + "\n"
 

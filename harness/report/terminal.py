@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from harness.report import units
 from harness.report.arrange import (
+    HINTS_TITLE,
     DeviceGroup,
     Notes,
     Refusal,
@@ -91,11 +92,13 @@ def render_text(
     width: int | None = None,
     color: bool = False,
     differences: Sequence[str] = (),
+    hints: Sequence[str] = (),
 ) -> str:
     """The whole report as text, ending in a newline.
 
     `width`: columns of the terminal, or None when piped (nothing left out, nothing broken). `color`: with ANSI
-    colours and weights; without, not one escape character. `differences`: paragraphs of `harness.report.differences`.
+    colours and weights; without, not one escape character. `differences`: paragraphs of `harness.report.differences`;
+    `hints`: lines of `harness.hints`, what to do for better figures.
     """
     rows = list(rows)
     paper = Paper(width, color=color)
@@ -111,6 +114,7 @@ def render_text(
         for text in differences:
             paper.paragraph(text, lead="– ")
         paper.line()
+    _print_hints(paper, hints)
     _print_legend(paper, rows, notes, omitted, start)
     return paper.text()
 
@@ -201,6 +205,15 @@ def _print_refused(paper: Paper, refused: Sequence[Refusal]) -> None:
         where = f" on {', '.join(refusal.devices)}" if refusal.devices else ""
         paper.paragraph(refusal.label + where, lead="– ")
         paper.paragraph(refusal.reason, "dim", lead="    ")
+    paper.line()
+
+
+def _print_hints(paper: Paper, hints: Sequence[str]) -> None:
+    if not hints:
+        return
+    paper.line(HINTS_TITLE, "bold")
+    for text in hints:
+        paper.paragraph(clean(text), lead="→ ")
     paper.line()
 
 

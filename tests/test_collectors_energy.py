@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,95 +11,32 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from synthetic_meter import (
+    IDLE_S,
+    T0,
+    WINDOWS,
+    S,
+    counter_channels,
+    draw,
+    gauge,
+    gauge_channels,
+    lose,
+    phases_of,
+    power_channel,
+    rail,
+    text,
+    ticks,
+    truth,
+)
 
 from harness.agent.protocol import SensorChannel
 from harness.collectors.energy import Energy, Phase, energy_of, energy_of_run, joules_in, series_of
-from harness.collectors.meters import CHARGE, CURRENT_VOLTAGE, ENERGY, POWER, Meter
+from harness.collectors.meters import CHARGE, Meter
 from harness.collectors.power import choose
 from harness.collectors.unavailable import Unavailable
 from harness.plan import MeasurementProtocol
 from harness.profile_parts import Power as PowerWish
 from harness.session.metering import plan_for
-
-S = 1_000_000_000
-IDLE_S, WINDOW_S, WINDOWS, SETTLE_S = 30.0, 10.0, 5, 2.0
-T0 = 5_000 * S
-Power = Callable[[np.ndarray], np.ndarray]
-
-
-def phases_of(window_s: float = WINDOW_S, idle_s: float = IDLE_S, inferences: int = 1000) -> list[Phase]:
-    """Idle, settling, windows with small pauses between them, settling, idle."""
-    at, found = T0 + S, []
-
-    def add(kind: str, index: int, seconds: float, count: int) -> None:
-        nonlocal at
-        found.append(Phase(kind, index, at, at + int(seconds * S), count))
-        at += int(seconds * S)
-
-    add("idle", 0, idle_s, 0)
-    at += int(SETTLE_S * S)
-    for index in range(WINDOWS):
-        add("load", index, window_s, inferences)
-        at += 3_000_000
-    at += int(SETTLE_S * S)
-    add("idle", 1, idle_s, 0)
-    return found
-
-
-def draw(phases: Sequence[Phase], idle_w: float, load_w: float, ripple: float) -> Power:
-    """What the device draws: idle or at work, with a slow ripple and steps of the governor on top of the work."""
-    works = [(p.started_ns - S * SETTLE_S / 2, p.ended_ns + S * SETTLE_S / 4) for p in phases if p.kind == "load"]
-
-    def power(t_ns: np.ndarray) -> np.ndarray:
-        t = np.asarray(t_ns, dtype=np.float64)
-        busy = np.any([(t >= a) & (t <= b) for a, b in works], axis=0)
-        wave = 1 + ripple * np.sin(t / S * 2 * np.pi / 3.7) + ripple * np.sign(np.sin(t / S * 2 * np.pi / 2.3))
-        return np.where(busy, load_w * wave, idle_w)
-
-    return power
-
-
-def true_joules(power: Power, phase: Phase) -> float:
-    t = np.linspace(phase.started_ns, phase.ended_ns, 20_001)
-    w = power(t)
-    return float(((w[1:] + w[:-1]) / 2).sum() * (t[1] - t[0]) / S)
-
-
-def ticks(phases: Sequence[Phase], rate_hz: float, jitter: float, seed: int) -> np.ndarray:
-    chance = np.random.default_rng(seed)
-    start, end = T0, phases[-1].ended_ns + S
-    t = np.arange(start, end, S / rate_hz)
-    return np.sort(t + chance.uniform(-jitter, jitter, t.size) * S / rate_hz).astype(np.int64)
-
-
-def rail(**changes: Any) -> Meter:
-    meter = Meter("hwmon", "ina226", POWER, (SensorChannel("power", "/p"),), {"power": 1e-6})
-    return dataclasses.replace(meter, **changes)
-
-
-def gauge(**changes: Any) -> Meter:
-    channels = tuple(SensorChannel(name, f"/{name}") for name in ("current", "voltage", "status battery"))
-    scales = {"current": 1e-6, "voltage": 1e-6}
-    meter = Meter("power_supply", "battery", CURRENT_VOLTAGE, channels, scales, battery=True, fresh=False)
-    return dataclasses.replace(meter, **changes)
-
-
-def text(values: np.ndarray) -> list[str | None]:
-    return [str(round(float(value))) for value in values]
-
-
-def power_channel(power: Power, t: np.ndarray, step_uw: float = 1000.0) -> dict[str, Any]:
-    return {"power": (t, text(np.round(power(t) * 1e6 / step_uw) * step_uw))}
-
-
-def truth(power: Power, phases: Sequence[Phase]) -> tuple[float, float]:
-    """Total and dynamic µJ per inference, medians over windows."""
-    idle = [true_joules(power, p) / p.seconds for p in phases if p.kind == "idle"]
-    loads = [p for p in phases if p.kind == "load"]
-    joules = [true_joules(power, p) for p in loads]
-    total = np.median([j / p.inferences for j, p in zip(joules, loads, strict=True)])
-    dynamic = np.median([(j - np.mean(idle) * p.seconds) / p.inferences for j, p in zip(joules, loads, strict=True)])
-    return 1e6 * float(total), 1e6 * float(dynamic)
 
 
 @settings(max_examples=30, deadline=None)
@@ -118,10 +54,7 @@ def test_ten_readings_a_second_over_ten_seconds(
     phases = phases_of()
     power = draw(phases, idle_w, idle_w * over, ripple)
     t = ticks(phases, 10.0, jitter, seed)
-    keep = np.random.default_rng(seed + 1).uniform(size=t.size) >= lost
-    channels = power_channel(power, t)
-    channels["power"] = (t, [value if kept else None for value, kept in zip(channels["power"][1], keep, strict=True)])
-    found = energy_of(rail(), phases, channels)
+    found = energy_of(rail(), phases, lose(power_channel(power, t), lost, seed + 1))
     assert isinstance(found, Energy), found
     total, dynamic = truth(power, phases)
     assert found.total_uj == pytest.approx(total, rel=0.01)
@@ -145,18 +78,7 @@ def test_a_fuel_gauge_of_one_value_a_second_polled_faster(
     phases = phases_of()
     power = draw(phases, idle_w, idle_w * over, ripple)
     t = ticks(phases, 10.0, 0.2, seed)
-    # A new value each second, the mean of the second before, with a little noise in its last digits.
-    grid = np.arange(T0 - 3 * S + int(phase_s * S), t[-1], S)
-    fine = np.linspace(-1, 0, 101)
-    means = np.array([power(g + fine * S).mean() for g in grid])
-    means *= 1 + np.random.default_rng(seed).normal(0, 0.003, means.size)
-    held = means[np.searchsorted(grid, t, side="right") - 1]
-    volts = np.full(t.size, 3.9e6)
-    channels = {
-        "current": (t, text(sign * held / 3.9 * 1e6)),
-        "voltage": (t[::5], text(volts[::5])),
-        "status battery": (t[::20], ["Discharging"] * t[::20].size),
-    }
+    channels = gauge_channels(power, t, sign=sign, phase_s=phase_s, seed=seed)
     found = energy_of(gauge(), phases, channels)
     assert isinstance(found, Energy), found
     total, dynamic = truth(power, phases)
@@ -171,16 +93,8 @@ def test_a_counter_that_begins_again_at_zero(idle_w: float, over: float, begin: 
     phases = phases_of()
     power = draw(phases, idle_w, idle_w * over, 0.03)
     t = ticks(phases, 10.0, 0.4, seed)
-    fine = np.linspace(t[0], t[-1], 100_001)
-    w = power(fine)
-    used = np.concatenate(([0.0], np.cumsum((w[1:] + w[:-1]) / 2 * np.diff(fine) / S)))
-    joules = np.interp(t, fine, used)
-    whole = 262_143_328
-    raw = (joules * 1e6 + begin * whole) % whole
-    meter = Meter(
-        "rapl", "package-0", ENERGY, (SensorChannel("energy0", "/e"),), {"energy0": 1e-6}, wraps={"energy0": whole}
-    )
-    found = energy_of(meter, phases, {"energy0": (t, text(raw))})
+    meter, channels = counter_channels(power, t, begin=begin)
+    found = energy_of(meter, phases, channels)
     assert isinstance(found, Energy), found
     total, dynamic = truth(power, phases)
     assert found.total_uj == pytest.approx(total, rel=0.01)

@@ -7,6 +7,7 @@ takes is known from those that were made: what was spent around the samples, and
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,8 +15,7 @@ from harness.records import LATENCY, SessionData
 from harness.row import Row
 from harness.stats import compare
 from harness.stats.grade import RULES, Rules
-from harness.stats.stopping import relative_half_width
-from harness.table import block_medians, run_medians
+from harness.table import block_medians
 from harness.verdicts import MOST_RUNS, further_runs
 
 # Nobody waits longer for one verdict.
@@ -39,10 +39,9 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """A session and its medians, as `harness.table` gives them."""
+    """A session and the medians of its blocks, as `harness.table` gives them."""
 
     data: SessionData
-    medians: Mapping[tuple[str, str], Mapping[int, float]]
     blocks: Mapping[tuple[str, str], Mapping[tuple[int, str], Mapping[int, float]]]
 
 
@@ -83,7 +82,7 @@ def costs(device: str, data: SessionData) -> dict[str, Cost]:
 
 def times_of(data: SessionData) -> Times:
     """What is reckoned from: looked up once for all devices."""
-    return Times(data, run_medians(data), block_medians(data))
+    return Times(data, block_medians(data))
 
 
 def more_time(device: str, rows: Sequence[Row], times: Times) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -101,26 +100,21 @@ def more_time(device: str, rows: Sequence[Row], times: Times) -> Iterator[tuple[
     for item in found:
         if item.total_s > LONGEST_S and {item.one.variant, item.other.variant} == top:
             yield _hopeless(item), (item.one.variant, item.other.variant)
-    widest = _widest(device, ranked, times, cost)
+    widest = _widest(ranked, times, cost)
     if widest is not None:
         yield widest
 
 
 def _open(device: str, ranked: Sequence[Row], times: Times, cost: Mapping[str, Cost]) -> Iterator[_Open]:
     """Verdicts left open: of the two fastest, and of each variant against the base of its format."""
-    blocks, medians = times.blocks, times.medians
     bases = {row.format: row for row in ranked if row.recipe == BASE_RECIPE}
     pairs = [(row, bases[row.format]) for row in ranked if row.format in bases and row is not bases[row.format]]
     if len(ranked) > 1 and (ranked[0], ranked[1]) not in pairs and (ranked[1], ranked[0]) not in pairs:
         pairs.append((ranked[0], ranked[1]))
     ratios = []
     for one, other in pairs:
-        mine, theirs = (one.variant, device), (other.variant, device)
-        values = _ratios(blocks.get(mine, {}), blocks.get(theirs, {}))
-        runs = medians.get(mine, {}), medians.get(theirs, {})
-        if not values and min((*runs[0].values(), *runs[1].values()), default=0.0) > 0:
-            values = [math.log(runs[0][r] / runs[1][r]) for r in runs[0] if r in runs[1]]
-        ratios.append(compare.paired(values))
+        mine, theirs = (times.blocks.get((row.variant, device), {}) for row in (one, other))
+        ratios.append(compare.paired(_ratios(mine, theirs) or _round_ratios(mine, theirs)))
     for (one, other), comparison in zip(pairs, compare.holm(ratios), strict=True):
         if comparison.verdict != "inconclusive" or comparison.ratio is None:
             continue
@@ -141,6 +135,18 @@ def _ratios(
         if common:
             found.append(compare.run_log_ratio([blocks[i] for i in common], [other[run][i] for i in common]))
     return found
+
+
+def _round_ratios(
+    mine: Mapping[tuple[int, str], Mapping[int, float]], other: Mapping[tuple[int, str], Mapping[int, float]]
+) -> list[float]:
+    """One log ratio for each round of runs: of two engines, which never are in one run."""
+
+    def middles(runs: Mapping[tuple[int, str], Mapping[int, float]]) -> dict[int, float]:
+        return {number: statistics.median(blocks.values()) for (number, _), blocks in runs.items() if blocks}
+
+    one, two = middles(mine), middles(other)
+    return [math.log(one[r] / two[r]) for r in sorted(one) if one[r] > 0 and two.get(r, 0.0) > 0]
 
 
 def _settles(item: _Open) -> str:
@@ -173,13 +179,17 @@ def _minutes(seconds: float) -> str:
     return f"{count} more minute{'s' if count > 1 else ''}"
 
 
-def _widest(
-    device: str, ranked: Sequence[Row], times: Times, cost: Mapping[str, Cost]
-) -> tuple[str, tuple[str, ...]] | None:
+def _half_width(row: Row) -> float:
+    low, high = row.latency_median_low_ns, row.latency_median_high_ns
+    if low is None or high is None or not row.latency_median_ns:
+        return 0.0
+    return (high - low) / 2.0 / row.latency_median_ns
+
+
+def _widest(ranked: Sequence[Row], times: Times, cost: Mapping[str, Cost]) -> tuple[str, tuple[str, ...]] | None:
     """The row whose own interval is farthest from what its preset wants, and what would bring it there."""
     target = RULES.get(str(times.data.session.protocol.get("preset")), Rules()).half_width
-    widths = [(relative_half_width(list(times.medians.get((row.variant, device), {}).values())), row) for row in ranked]
-    known = [(width, row) for width, row in widths if width is not None and width > target and row.engine in cost]
+    known = [(width, row) for row in ranked if (width := _half_width(row)) > target and row.engine in cost]
     if not known:
         return None
     width, row = max(known, key=lambda item: item[0])

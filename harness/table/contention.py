@@ -14,7 +14,7 @@ import numpy as np
 
 from harness.records import Block, Run
 from harness.stats import contention, quantiles
-from harness.table.cells import Cell
+from harness.table.cells import Cell, median_ns
 
 FIELDS = ("latency_uncontended_median_ns", "latency_uncontended_low_ns", "latency_uncontended_high_ns")
 _OWN = ("uncontended_blocks", *FIELDS)
@@ -45,17 +45,15 @@ def judged_blocks(cell: Cell, threads: int | None) -> list[list[Judged]]:
     found = []
     for samples in cell.latency:
         visits, cpus = visits_of(samples.run), _cpus(samples.run.environment)
-        found.append(
-            [_judged(block, visits.get((block.index, block.variant)), threads, cpus) for block in samples.blocks]
-        )
+        judged = []
+        for block, middle_ns in zip(samples.blocks, samples.block_medians_ns, strict=True):
+            counted = visits.get((block.index, block.variant))
+            causes = contention.causes_of(
+                block.wall_ns, block.cpu_ns, counted, cpu_clock=block.cpu_clock, threads=threads, cpus=cpus
+            )
+            judged.append(Judged(block, middle_ns, causes))
+        found.append(judged)
     return found
-
-
-def _judged(block: Block, counted: dict[str, int | None] | None, threads: int | None, cpus: int | None) -> Judged:
-    causes = contention.causes_of(
-        block.wall_ns, block.cpu_ns, counted, cpu_clock=block.cpu_clock, threads=threads, cpus=cpus
-    )
-    return Judged(block, float(np.median(block.wall_ns)), causes)
 
 
 def _cpus(environment: Mapping[str, Any]) -> int | None:
@@ -102,7 +100,12 @@ def uncontended_figures(
         # A phone always has something else to do: leaving out what it disturbed would show a phone that nobody has.
         reasons |= dict.fromkeys(FIELDS, "on a phone contended blocks are only flagged")
         return
-    medians = [float(np.median(np.concatenate(run))) for run in quiet if run]
+    medians = [
+        # Most runs have no contended block: then their median is known already.
+        samples.median_ns if len(run) == len(samples.blocks) else median_ns(np.concatenate(run))
+        for run, samples in zip(quiet, cell.latency, strict=True)
+        if run
+    ]
     if not medians:
         reasons |= dict.fromkeys(FIELDS, f"all {len(judged)} blocks were contended")
         return

@@ -114,11 +114,11 @@ def test_a_delegate_that_tells_nothing_of_its_inside_counts_as_a_whole() -> None
 
 def test_ablation_gives_each_segment_what_its_end_adds() -> None:
     graph = [GraphOperator(kind, (f"i{n}",), (f"o{n}",)) for n, kind in enumerate(("CONV_2D", "ADD", "ADD", "SOFTMAX"))]
-    found = by_ablation([2, 3, 4], [[100, 130, 150], [110, 105, 160]], graph)
+    found = by_ablation([2, 3, 4], [[108, 130, 150], [110, 105, 160]], graph)
     assert [operator.type for operator in found] == ["CONV_2D + ADD", "ADD", "SOFTMAX"]
     assert [operator.name for operator in found] == ["o1", "o2", "o3"]
-    # In the second pass a longer beginning took 105: the shorter one cannot have needed 110.
-    assert [operator.times_ns for operator in found] == [[100, 105], [30, 0], [20, 55]]
+    # The shortest of each cut: 108, 105 and 150. A longer beginning took 105, so the shorter one cannot have needed 108.
+    assert [operator.times_ns for operator in found] == [[105], [0], [45]]
 
 
 def test_onnx_nodes_by_name() -> None:

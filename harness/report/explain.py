@@ -151,13 +151,13 @@ def account(side: Side) -> str:
     if rest > WELL_EXPLAINED:
         text += ". The operators explain this latency badly: take their shares as indicative"
     if side.disturbed > _BUSY:
-        text += f". {_percent(side.disturbed)} of the inferences had to share the CPU and were left out; profile on a quiet machine"
+        text += f". {_percent(side.disturbed)} of the inferences had to share the CPU; only the quietest count. Profile on a quiet machine"
     return text + "."
 
 
 def _layer(name: str) -> str:
-    """A layer's name; of what a converter joined with semicolons, the last part."""
-    return clean(name.rsplit(";", maxsplit=1)[-1] or name)
+    """A layer's name: without what an engine added; of what a converter joined with semicolons, the last part."""
+    return clean((name.rsplit(";", maxsplit=1)[-1] or name).removesuffix("_nchwc"))
 
 
 def _delegation(side: Side) -> str | None:

@@ -116,25 +116,21 @@ def by_ablation(cuts: Sequence[int], passes: Sequence[Sequence[int]], graph: Seq
     """Operators from the times of ever longer beginnings of the model.
 
     `cuts`: after how many operators each beginning ends, rising, the last after all. `passes`: for each pass over the cuts the
-    time of each, ns. A beginning takes no longer than a longer one, so each is bounded by the shortest of those. A segment of several operators bears the name of its last one and the types of all.
+    time of each, ns. Of each cut the shortest time counts, and no beginning takes longer than a longer one: noise only adds. A
+    segment of several operators bears the name of its last one and the types of all.
     """
+    times = [min(taken) for taken in zip(*passes, strict=True)]
+    for place in range(len(times) - 2, -1, -1):
+        times[place] = min(times[place], times[place + 1])
     found = []
-    start = 0
-    passes = [_bounded(times) for times in passes]
-    for place, end in enumerate(cuts):
+    start = before_ns = 0
+    for end, until_ns in zip(cuts, times, strict=True):
         part = graph[start:end]
         kinds = list(dict.fromkeys(node.type for node in part))
-        times = [times[place] - (times[place - 1] if place else 0) for times in passes]
         last = part[-1]
         precision = next((node.precision for node in part if node.precision is not None), None)
         name = last.outputs[0] if last.outputs else f"{last.type} #{end - 1}"
-        found.append(Operator(name, " + ".join(kinds), times, None, precision, part[0].inputs, last.outputs))
-        start = end
+        taken = [until_ns - before_ns]
+        found.append(Operator(name, " + ".join(kinds), taken, None, precision, part[0].inputs, last.outputs))
+        start, before_ns = end, until_ns
     return found
-
-
-def _bounded(times: Sequence[int]) -> list[int]:
-    bounded = list(times)
-    for place in range(len(bounded) - 2, -1, -1):
-        bounded[place] = min(bounded[place], bounded[place + 1])
-    return bounded

@@ -4,7 +4,7 @@ The base is keras.applications' MobileNetV2 with random weights: which operators
 ONNX with every operator that ONNX Runtime can quantize dynamically (`quantize_dynamic` on all its types, Conv among
 them), and TFLite's dynamic range. Both are held against fp32 of the same format; the TFLite pair a second time by ablation, to
 hold that against LiteRT's own profiler. Writes results/fidelity/DATE-explain.json with the whole explanations, their words,
-and whether the operators add up to the latency within 15 %.
+and whether the operators add up to the latency within 15 %; and the words into docs/explain.md (unless --out says where else).
 
 python scripts/explain_mobilenet.py [--size 224] [--work FOLDER] [--runs 3] [--out FILE]
 """
@@ -91,6 +91,24 @@ def words(found: dict[str, Any]) -> str:
     return render_explanation(explanation)
 
 
+def filled(text: str, cases: dict[str, Any], out: Path, load: list[str]) -> str:
+    """The document with the words of each case between its marks."""
+    parts = [
+        f"`python scripts/explain_mobilenet.py`, {out.stem[:10]}, two cores, load {' '.join(load)}; base: keras.applications, random weights. "
+        f"Raw times are in [the figures](../results/fidelity/{out.name}).\n"
+    ]
+    for name, case in cases.items():
+        missed = ", ".join(f"{side} {abs(share):.1%}" for side, share in case["unexplained"].items())
+        verdict = "" if case["adds_up"] else f" (more than the {WITHIN:.0%} that would do)"
+        parts.append(
+            f"**{name.replace('_', ' ')}**: {case['ratio']:.1f} times. The operators' sum misses the latency by: {missed}{verdict}.\n"
+        )
+        parts.append(f"```text\n{case['words']}```\n")
+    begin, end = "<!-- explain: begin, made by scripts/explain_mobilenet.py -->\n", "<!-- explain: end -->"
+    before, _, rest = text.partition(begin)
+    return before + begin + "\n" + "\n".join(parts) + "\n" + end + rest.partition(end)[2]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=224)
@@ -130,6 +148,9 @@ def main() -> None:
     for name, case in cases.items():
         print(f"== {name}\n{case['words']}")
         print(f"adds up within {WITHIN:.0%}: {case['adds_up']}\n")
+    if arguments.out is None:
+        document = ROOT / "docs" / "explain.md"
+        document.write_text(filled(document.read_text(encoding="utf-8"), cases, out, load), encoding="utf-8")
 
 
 def _link(link: Path, target: Path) -> None:

@@ -138,7 +138,8 @@ def _cores(cpus: Sequence[int]) -> str:
 
 
 def _pin(device: DeviceRecord, rows: Sequence[Row]) -> Iterator[Hint]:
-    clusters: Sequence[Mapping[str, Any]] = device.facts.get("clusters") or ()
+    # A session keeps its devices' clusters in words ("CPU 4-5" → "2 × Cortex-A76 …"): there is then nothing to reckon with.
+    clusters = [cluster for cluster in device.facts.get("clusters") or () if isinstance(cluster, Mapping)]
     allowed = {int(cpu) for row in rows if row.affinity for cpu in row.affinity.split(",")}
     used = [cluster for cluster in clusters if allowed & set(cluster["cpus"])]
     if len(used) <= 1:

@@ -94,8 +94,10 @@ def words(found: dict[str, Any]) -> str:
 def filled(text: str, cases: dict[str, Any], out: Path, load: list[str]) -> str:
     """The document with the words of each case between its marks."""
     parts = [
-        f"`python scripts/explain_mobilenet.py`, {out.stem[:10]}, two cores, load {' '.join(load)}; base: keras.applications, random weights. "
-        f"Raw times are in [the figures](../results/fidelity/{out.name}).\n"
+        (
+            f"`python scripts/explain_mobilenet.py`, {out.stem[:10]}, two cores, load {' '.join(load)}; base: keras.applications, random weights. "
+            f"Raw times are in [the figures](../results/fidelity/{out.name}).\n"
+        )
     ]
     for name, case in cases.items():
         missed = ", ".join(f"{side} {abs(share):.1%}" for side, share in case["unexplained"].items())

@@ -69,8 +69,36 @@ def test_garbage_waits_until_the_measurement_is_over():
 
 def test_the_loop_reports_its_own_cost():
     cost = loop_cost(time.thread_time_ns)
-    assert set(cost) == {"wall_ns", "cpu_ns", "loop_ns"}
+    assert set(cost) == {"wall_ns", "cpu_ns", "loop_ns", "reading_ns"}
     assert 0 < cost["wall_ns"] <= cost["loop_ns"]
+    assert cost["reading_ns"] > 0
+
+
+def test_short_samples_share_one_reading_of_the_cpu_clock_and_long_ones_have_their_own():
+    now = time.perf_counter_ns
+    calls = 0
+
+    def clock():
+        nonlocal calls
+        calls += 1
+        return 1_000_000 * calls
+
+    def lasting(ns):
+        def invoke():
+            until = now() + ns
+            while now() < until:
+                pass
+
+        return invoke
+
+    short = take(lasting(2_000), clock, min_samples=200, min_ns=0, max_ns=10**12)
+    assert calls < 100
+    # What is shared out is no more than what was read, less the rounding of each share.
+    assert 1_000_000 * (calls - 1) - 200 <= sum(short.cpu_ns()) <= 1_000_000 * (calls - 1)
+    calls = 0
+    longer = take(lasting(150_000), clock, min_samples=5, min_ns=0, max_ns=10**12)
+    assert calls == 6
+    assert longer.cpu_ns() == [1_000_000] * 5
 
 
 @pytest.mark.parametrize(("shortest", "least"), [(10**9, 20), (10_000, 10_000)])

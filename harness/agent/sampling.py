@@ -1,8 +1,10 @@
 """The timing loop: how one inference becomes one sample. Only `invoke` stands between the two readings of the wall clock.
 
 The CPU clock is read once between samples, the end of one serving as the start of the next: on many kernels that
-reading is a system call, the dearest part of the loop. So a sample's CPU time includes the loop's own few hundred
-nanoseconds, its wall time does not. `loop_cost` measures both on an empty call, and `hello` reports them.
+reading is a system call, the dearest part of the loop (over a microsecond in a virtual machine). Samples shorter than a tenth of a
+millisecond share one: the clock is read after each stretch of that length, and its growth is shared out among the samples by their
+wall time. A sample's CPU time includes the loop's own few hundred nanoseconds, its wall time does not. `loop_cost` measures all this
+on an empty call, and `hello` reports it.
 Standard library only.
 """
 
@@ -22,6 +24,9 @@ Clock = Callable[[], int]
 CPU_CLOCKS: dict[str, Clock] = {"thread": time.thread_time_ns, "process": time.process_time_ns}
 
 _LARGEST_START = 1 << 20
+# The CPU clock is read this far apart, or after every sample that is longer.
+STRETCH_NS = 100_000
+_COST_NS, _READINGS = 2_000_000, 200
 
 
 @dataclass(slots=True)
@@ -57,33 +62,61 @@ def take(invoke: Invoke, clock: Clock, *, min_samples: int, min_ns: int, max_ns:
 
     An exception out of `invoke` ends the loop and is kept in `stopped_by`; the samples before it are whole.
     """
-    wall, cpu = array("q", bytes(8 * capacity)), array("q", bytes(8 * capacity))
-    samples = Samples(wall=wall, cpu=cpu)
+    wall = array("q", bytes(8 * capacity))
+    samples = Samples(wall=wall)
     now = time.perf_counter_ns  # CLOCK_MONOTONIC, as the messages' t_ns
     count = 0
+    # After how many samples the CPU clock was read, and what it said.
+    places, readings = array("q"), array("q")
     samples.started_ns = started = now()
-    before = clock()
+    due = started + STRETCH_NS
+    readings.append(clock())
     try:
         while True:
             t0 = now()
             invoke()
             t1 = now()
-            after = clock()
             wall[count] = t1 - t0
-            cpu[count] = after - before
-            before = after
             count += 1
+            if t1 >= due:
+                readings.append(clock())
+                places.append(count)
+                due = t1 + STRETCH_NS
             elapsed = t1 - started
             if elapsed >= max_ns or (elapsed >= min_ns and count >= min_samples):
                 break
             if count == len(wall):
+                # What making room takes is no sample's: close the stretch before it, and begin one after it.
+                if not places or places[-1] < count:
+                    readings.append(clock())
+                    places.append(count)
                 wall.frombytes(bytes(8 * count))
-                cpu.frombytes(bytes(8 * count))
-                before = clock()
+                readings.append(clock())
+                places.append(count)
     except BaseException as error:  # noqa: BLE001 - kept for the caller, who must first save the samples
         samples.stopped_by = error
+    if not places or places[-1] < count:
+        readings.append(clock())
+        places.append(count)
     samples.count = count
+    samples.cpu = _shared(wall, places, readings)
     return samples
+
+
+def _shared(wall: array[int], places: array[int], readings: array[int]) -> array[int]:
+    """CPU time of each sample, ns: the growth from one reading to the next, by the samples' share of the wall time in between."""
+    cpu = array("q")
+    first = 0
+    for index, last in enumerate(places):
+        grown = readings[index + 1] - readings[index]
+        if last - first == 1:
+            cpu.append(grown)
+        elif last > first:
+            part = wall[first:last]
+            total = sum(part)
+            cpu.extend([each * grown // total for each in part] if total else [0] * len(part))
+        first = last
+    return cpu
 
 
 @contextmanager
@@ -101,18 +134,22 @@ def undisturbed() -> Iterator[None]:
             gc.enable()
 
 
-def loop_cost(clock: Clock, *, samples: int = 500) -> dict[str, int]:
-    """What the loop itself costs, in ns, on an empty call: medians.
+def loop_cost(clock: Clock) -> dict[str, int]:
+    """What the loop itself costs, in ns, on an empty call.
 
-    `wall_ns`: contained in every sample's wall time. `cpu_ns`: contained in its CPU time. `loop_ns`: from one sample
-    to the next, all in all.
+    `wall_ns`: contained in every sample's wall time; `cpu_ns`: contained in its CPU time (medians). `loop_ns`: from one sample
+    to the next, all in all, where samples are short; `reading_ns`: what one reading of the CPU clock adds where they are long.
     """
-    started = time.perf_counter_ns()
-    null = take([].clear, clock, min_samples=samples, min_ns=0, max_ns=1_000_000_000, capacity=samples + 1)
-    total = time.perf_counter_ns() - started
+    capacity = _COST_NS // 100
+    null = take([].clear, clock, min_samples=1, min_ns=_COST_NS, max_ns=_COST_NS, capacity=capacity)
+    began = time.perf_counter_ns()
+    for _ in range(_READINGS):
+        clock()
+    reading_ns = (time.perf_counter_ns() - began) // _READINGS
     middle = null.count // 2
     return {
         "wall_ns": sorted(null.wall_ns())[middle],
         "cpu_ns": sorted(null.cpu_ns())[middle],
-        "loop_ns": total // null.count,
+        "loop_ns": _COST_NS // null.count,
+        "reading_ns": reading_ns,
     }

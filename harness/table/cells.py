@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.agent.protocol import ENGINE_OF_FORMAT
+from harness.agent.sampling import STRETCH_NS
 from harness.records import (
     ENERGY,
     IN_ROUNDS,
@@ -79,14 +80,22 @@ class RunSamples:
     @property
     def loop_ns(self) -> int:
         """What the timing loop itself takes per sample, as the agent measured it; 0 where it did not."""
+        return self._cost_of("loop_ns")
+
+    def _cost_of(self, key: str) -> int:
         clocks = self.run.environment.get("clocks")
         clock = clocks.get(self.blocks[0].cpu_clock) if isinstance(clocks, Mapping) else None
-        value = clock.get("loop_ns", 0) if isinstance(clock, Mapping) else 0
+        value = clock.get(key, 0) if isinstance(clock, Mapping) else 0
         return value if isinstance(value, int) else 0
 
     def seconds(self, blocks: Sequence[Block]) -> float:
         """Time spent on sampling these blocks, the loop included."""
-        return sum(int(block.wall_ns.sum()) + block.wall_ns.size * self.loop_ns for block in blocks) / 1e9
+        loop, reading, total = self.loop_ns, self._cost_of("reading_ns"), 0
+        for block in blocks:
+            spent = int(block.wall_ns.sum()) + block.wall_ns.size * loop
+            # The CPU clock is read after each long sample, and once in a stretch of short ones.
+            total += spent + reading * min(block.wall_ns.size, 1 + spent // STRETCH_NS)
+        return total / 1e9
 
 
 @dataclass(slots=True)

@@ -62,7 +62,7 @@ def test_the_base_itself_is_explained_alone(tmp_path: Path) -> None:
         (["m.onnx.dynamic", "--device", "phone"], ["no device 'phone'", "local"]),
         (["m.onnx.dynamic", "--method", "magic"], ["no method 'magic'", "ablation"]),
         (["m.onnx.dynamic", "--again"], ["files of m.onnx.dynamic", "--artifacts FOLDER"]),
-        (["nothing.onnx"], ["nothing.onnx: no such file"]),
+        (["nothing.onnx"], ["no variant 'nothing.onnx', and there is no such file"]),
     ],
 )
 def test_what_is_wrong_is_said_with_a_remedy(words: list[str], said: list[str], tmp_path: Path) -> None:
@@ -71,6 +71,7 @@ def test_what_is_wrong_is_said_with_a_remedy(words: list[str], said: list[str], 
 
 def test_no_session_yet(tmp_path: Path) -> None:
     refused(harness("m.onnx.fp32", "--results", tmp_path), "there are no sessions")
+    refused(harness("nothing.tflite", "--results", tmp_path), "nothing.tflite: no such file")
 
 
 def test_several_devices_are_asked_about(tmp_path: Path) -> None:

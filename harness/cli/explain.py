@@ -56,7 +56,12 @@ def explain(
     device: Annotated[
         str | None, typer.Option("--device", "-d", help="Device (default: the session's only one, or 'local').")
     ] = None,
-    session: Annotated[str, typer.Option(help="Session: its id, a unique beginning of it, or 'latest'.")] = "latest",
+    session: Annotated[
+        str | None,
+        typer.Option(
+            help="Session: its id, a unique beginning of it, or 'latest' (the default, unless VARIANT is a file)."
+        ),
+    ] = None,
     artifacts: Annotated[
         list[Path] | None,
         typer.Option("--artifacts", help="Where the session's variants are now, if not where they were; repeatable."),
@@ -78,11 +83,12 @@ def explain(
         raise SpecError(f"there is no method {method!r}", remedy=f"give one of {', '.join(_METHODS)}")
     wish = _Wish(variant, against, device, tuple(artifacts or ()), runs, threads, method, again, json_)
     path = Path(variant)
-    if path.exists() or path.suffix in _SUFFIXES:
+    none_yet = store is None and not (results / "harness.sqlite").is_file()
+    if session is None and (path.exists() or (none_yet and path.suffix in _SUFFIXES)):
         found = _artifacts(wish)
     else:
         with open_store(results, store) as opened:
-            found = _session(wish, opened, session)
+            found = _session(wish, opened, session or "latest")
     _show(*found, as_json=json_)
 
 

@@ -163,10 +163,10 @@ def measure(seed: int) -> Result:
 def judge(logs: list[float], ours_first: list[bool], median_ns: float, setting: str) -> Result:
     """The median ratio and its interval against the bounds; also by who was first, to show that the order does not matter."""
     found = median(logs)
+    ratio, low, high = (None if value is None else math.exp(value) for value in (found.value, found.low, found.high))
     # Too few pairs for an interval are too few to pass.
-    logs_of = (found.value or 0.0, -math.inf if found.low is None else found.low, found.high or math.inf)
-    ratio, low, high = map(math.exp, logs_of)
-    passed = abs(ratio - 1) <= MEDIAN and low >= 1 - INTERVAL and high <= 1 + INTERVAL and median_ns >= SHORTEST_NS
+    passed = ratio is not None and abs(ratio - 1) <= MEDIAN and median_ns >= SHORTEST_NS
+    passed = passed and low is not None and low >= 1 - INTERVAL and high is not None and high <= 1 + INTERVAL
     parts: dict[str, Any] = {}
     for name, first in (("ours first", True), ("theirs first", False)):
         part = [value for value, flag in zip(logs, ours_first, strict=True) if flag is first]

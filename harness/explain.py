@@ -12,14 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from harness.findings import Finding, find
 from harness.records import PROFILE, OperatorTimes, Profile, Run
 from harness.stats.attribution import (
-    CAST,
     COMPUTE,
-    DEQUANTIZE,
-    LAYOUT,
     MOVING,
-    QUANTIZE,
     QUIET,
     TimedOperator,
     central_ns,
@@ -32,8 +29,6 @@ from harness.stats.attribution import (
 _ALIKE = 0.05
 # A sum of operators that misses the latency by more is said to explain it badly.
 WELL_EXPLAINED = 0.15
-_WORTH_NAMING = 0.10
-_DYNAMIC_ONNX = frozenset({"ConvInteger", "MatMulInteger", "DynamicQuantizeLinear", "DynamicQuantizeMatMul"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,16 +92,6 @@ class Side:
     moved_bytes: int | None
     outside_delegate: Mapping[str, tuple[int, float]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something to blame that has a name and a remedy (harness.report.explain has the words): its share of the variant's
-    operator time, and the types of operators concerned."""
-
-    code: str
-    share: float
-    types: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,10 +172,12 @@ def _busy(profiles: Sequence[Profile]) -> float:
 def _outside(
     operators: Sequence[OperatorTimes], timed: Sequence[TimedOperator], graph: Mapping[str, Any]
 ) -> dict[str, tuple[int, float]]:
-    """Operators that the delegate left to the engine's own kernels, by type; {} where there is no delegate."""
-    if graph.get("delegate") in (None, "none"):
+    """Operators that the delegate (or first execution provider) left to others, by type; {} where there is none."""
+    providers = graph.get("providers", ())
+    main = graph.get("delegate") or (providers[0] if len(providers) > 1 else None)
+    if main in (None, "none"):
         return {}
-    left = [t for o, t in zip(operators, timed, strict=True) if o.runner is not None and o.runner != graph["delegate"]]
+    left = [t for o, t in zip(operators, timed, strict=True) if o.runner is not None and o.runner != main]
     counts = Counter(item.type for item in left)
     return {kind: (n, sum(t.time_ns for t in left if t.type == kind)) for kind, n in sorted(counts.items())}
 
@@ -322,39 +309,6 @@ def _changes(
     return tuple(sorted(found, key=lambda change: -abs(change.time_ns - change.base_time_ns)))
 
 
-def _findings(
-    side: Side, operators: Sequence[OperatorTimes], timed: Sequence[TimedOperator], grown: Sequence[bool]
-) -> tuple[Finding, ...]:
-    """What is to blame. `grown`: for each operator, whether its layer takes longer than in the base (or there is none)."""
-    total = side.operators_ns or 1.0
-    rows = list(zip(operators, timed, grown, strict=True))
-
-    def finding(code: str, chosen: Sequence[tuple[OperatorTimes, TimedOperator, bool]]) -> Finding | None:
-        blamed = [mine for _, mine, longer in chosen if longer]
-        share = sum(operator.time_ns for operator in blamed) / total
-        kinds = tuple(dict.fromkeys(operator.type for operator in blamed))
-        return Finding(code, share, kinds) if share >= _WORTH_NAMING else None
-
-    def of(*roles: str) -> list[tuple[OperatorTimes, TimedOperator, bool]]:
-        return [row for row in rows if row[1].role in roles]
-
-    outside = [row for row in of(COMPUTE) if row[1].type in side.outside_delegate]
-    wide = [row for row in outside if row[0].precision == "int16x8"]
-    integer = [row for row in rows if row[1].type in _DYNAMIC_ONNX]
-    convolutions = any(row[1].type == "ConvInteger" for row in integer)
-    products = [row for row in of(COMPUTE) if row[0].precision == "int8-dynamic" and row not in outside]
-    checks = (
-        finding("dynamic_onnx", integer if convolutions else []),
-        finding("wide_activations", wide),
-        finding("outside_delegate", [] if wide else outside),
-        finding("dynamic_products", products),
-        finding("quantizing", [] if convolutions else of(QUANTIZE, DEQUANTIZE)),
-        finding("casting", of(CAST)),
-        finding("reordering", of(LAYOUT)),
-    )
-    return tuple(sorted((item for item in checks if item is not None), key=lambda item: -item.share))
-
-
 def explain(
     variant: Sequence[Profile], base: Sequence[Profile], *, device: str, engine: str, format_: str
 ) -> Explanation:
@@ -389,7 +343,7 @@ def explain(
         changes=_changes(layers, pairs, side.operators_ns, difference),
         layers=tuple(sorted(layers, key=lambda layer: -abs(layer.time_ns - layer.base_time_ns))),
         matched_by=matched_by,
-        findings=_findings(side, variant[-1].operators, mine, grown),
+        findings=find(variant[-1].operators, mine, grown, set(side.outside_delegate), engine),
     )
 
 

@@ -193,3 +193,16 @@ def test_json_has_no_surprises() -> None:
 def test_hostile_names_are_made_harmless() -> None:
     made = profile("v\x1b[31m", [operator("a", "Co\x1bnv\nx", 100)], 110)
     assert "\x1b" not in render_explanation(explained(made))
+
+
+def test_operators_that_fell_back_to_another_provider() -> None:
+    gpu, cpu = "CUDAExecutionProvider", "CPUExecutionProvider"
+    mine = profile(
+        "v",
+        [operator("a", "Conv", 100, runner=gpu), operator("b", "ConvTranspose", 400, runner=cpu)],
+        520,
+        graph={"nodes": 2, "operators": {"Conv": 1, "ConvTranspose": 1}, "providers": [gpu, cpu]},
+    )
+    found = explained(mine)
+    assert [finding.code for finding in found.findings] == ["other_provider"]
+    assert "not on CUDAExecutionProvider: 1 ConvTranspose (400 µs)" in render_explanation(found)

@@ -36,6 +36,7 @@ FLOW = [
         "harness.compare",
         "harness.differences",
         "harness.explain",
+        "harness.findings",
         "harness.gate",
         "harness.hints",
         "harness.time_hints",

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.explain import WELL_EXPLAINED, Change, Explanation, Finding, Side
+from harness.explain import WELL_EXPLAINED, Change, Explanation, Side
+from harness.findings import Finding
 from harness.report import units
 from harness.report.cells import clean
 from harness.report.textgrid import GridColumn, Paper, print_grid
@@ -37,6 +38,10 @@ _FINDINGS: dict[str, tuple[str, str]] = {
     "outside_delegate": (
         "the delegate does not take these operators as they are quantized, so LiteRT's own kernels run them, one by one",
         "quantize statically (tflite:static_wi8_ai8), which the delegate takes whole, or leave these layers in float",
+    ),
+    "other_provider": (
+        "the execution provider that was asked for does not take these operators, so that another one runs them",
+        "use operators and precisions that the provider supports, or the CPU provider for the whole model",
     ),
     "dynamic_products": (
         "activations are quantized while running, in every product anew",
@@ -163,7 +168,10 @@ def _layer(name: str) -> str:
 def _delegation(side: Side) -> str | None:
     nodes, delegated = side.graph.get("nodes"), side.graph.get("delegated_nodes")
     if nodes is None or delegated is None:
-        return None
+        if not side.outside_delegate:
+            return None
+        left = [f"{count} {kind} ({units.format_ns(ns)})" for kind, (count, ns) in side.outside_delegate.items()]
+        return f"{clean(side.variant)}: not on {side.graph['providers'][0]}: {', '.join(left)}"
     text = f"{clean(side.variant)}: {delegated} of {nodes} nodes delegated to {side.graph.get('delegate')}"
     if side.outside_delegate:
         left = [f"{count} {kind} ({units.format_ns(ns)})" for kind, (count, ns) in side.outside_delegate.items()]

@@ -178,7 +178,8 @@ class OnnxProfiler:
     def graph(self) -> dict[str, Any]:
         """See base.Profiler."""
         nodes = graph_nodes(Path(self._path).read_bytes())
-        return {"nodes": len(nodes), "operators": dict(sorted(Counter(node.op for node in nodes).items()))}
+        operators = dict(sorted(Counter(node.op for node in nodes).items()))
+        return {"nodes": len(nodes), "operators": operators, "providers": list(self._native.get_providers())}
 
 
 def _providers(options: LoadOptions) -> list[str]:

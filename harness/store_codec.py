@@ -32,6 +32,7 @@ _CRC = struct.Struct("<I")
 _MODULUS = 1 << 64
 # A clock that ticks in steps shows it at once; only then are all samples looked at.
 _TRIED = 16
+_FEW = 4
 
 
 class BlobError(ValueError):
@@ -87,14 +88,7 @@ def unpack_samples(blob: bytes, count: int, wall: Int64Array | None = None) -> I
         body = _inflate(body, expected, -zlib.MAX_WBITS, f"{count} samples")
     if len(body) != expected:
         raise BlobError(f"stored samples have {len(body)} bytes, not the {expected} of {count} samples")
-    words = np.zeros((count, _WORD), dtype=np.uint8)
-    for place, plane in enumerate(np.frombuffer(body, dtype=np.uint8).reshape(planes, count)):
-        words[:, place] = plane
-    values = words.reshape(-1).view("<u8").astype(np.uint64, copy=False)
-    if step > 1:
-        values *= np.uint64(step)
-    values += np.uint64(_unzigzag(offset) % _MODULUS)
-    found = values.view(np.int64)
+    found = _values(body, count, planes, step, _unzigzag(offset))
     if not residual:
         return found
     if wall is None or wall.shape != found.shape:
@@ -102,8 +96,24 @@ def unpack_samples(blob: bytes, count: int, wall: Int64Array | None = None) -> I
     return _difference(wall, found)
 
 
+def _values(body: bytes, count: int, planes: int, step: int, offset: int) -> Int64Array:
+    """The planes put together again."""
+    if count <= _FEW:
+        # A block of two or three samples: numpy's preparations would cost more than the work.
+        some = [offset + step * int.from_bytes(body[index::count], "little") for index in range(count)]
+        return np.array([value % _MODULUS for value in some], dtype=np.uint64).view(np.int64)
+    words = np.zeros((count, _WORD), dtype=np.uint8)
+    for place, plane in enumerate(np.frombuffer(body, dtype=np.uint8).reshape(planes, count)):
+        words[:, place] = plane
+    values = words.reshape(-1).view("<u8").astype(np.uint64, copy=False)
+    if step > 1:
+        values *= np.uint64(step)
+    values += np.uint64(offset % _MODULUS)
+    return values.view(np.int64)
+
+
 def _flags(blob: bytes, *, empty: bool) -> tuple[int, bool, bool]:
-    if len(blob) < 2 + _CRC.size or _CRC.unpack(blob[-_CRC.size :])[0] != zlib.crc32(memoryview(blob)[: -_CRC.size]):
+    if len(blob) < 4 + _CRC.size or _CRC.unpack(blob[-_CRC.size :])[0] != zlib.crc32(memoryview(blob)[: -_CRC.size]):
         raise BlobError("stored samples are damaged: their checksum differs")
     flags = blob[1]
     planes = flags & _PLANES
@@ -160,6 +170,8 @@ def _varint(value: int) -> bytes:
 
 
 def _read_varint(blob: bytes, at: int) -> tuple[int, int]:
+    if blob[at] <= 0x7F:  # noqa: PLR2004 - most are a single byte
+        return blob[at], at + 1
     value = shift = 0
     while True:
         if at >= len(blob) - _CRC.size or shift > 63:  # noqa: PLR2004 - a word has no more bits

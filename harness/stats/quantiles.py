@@ -184,7 +184,9 @@ def _bootstrap(
     high = np.full(resamples, ordered.size - 1, dtype=np.int64)
     while np.any(low < high):
         middle = (low + high) // 2
-        below = np.stack([np.searchsorted(part, ordered[middle], side="right") for part in parts], axis=1)
+        # Many resamples ask for the same sample, at first all of them.
+        asked, back = np.unique(middle, return_inverse=True)
+        below = np.stack([np.searchsorted(part, ordered[asked], side="right") for part in parts], axis=1)[back]
         reached = (draws * below).sum(axis=1) >= target
         low, high = np.where(reached, low, middle + 1), np.where(reached, middle, high)
     return np.asarray(ordered[low], dtype=np.float64)

@@ -51,18 +51,18 @@ def median_ns(samples: Int64Array) -> float:
 
 @dataclass(frozen=True)
 class RunSamples:
-    """A variant's measured blocks and its warm-up in one latency run. What is made of the samples is made once."""
+    """A variant's measured blocks and its warm-up in one latency run. Medians are found once; samples are not kept twice."""
 
     run: Run
     blocks: tuple[Block, ...]
     warmup: tuple[Block, ...]
 
-    @cached_property
+    @property
     def wall_ns(self) -> Int64Array:
         """All measured samples of the run, in time order."""
         return np.concatenate([block.wall_ns for block in self.blocks])
 
-    @cached_property
+    @property
     def ordered_ns(self) -> Int64Array:
         """The same, the shortest first."""
         return np.sort(self.wall_ns)

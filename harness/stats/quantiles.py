@@ -105,12 +105,19 @@ def percentile(values: ArrayLike, q: float, confidence: float = CONFIDENCE) -> Q
 
 
 def pooled_percentile(
-    runs: Sequence[ArrayLike], q: float, *, seed: int, resamples: int = RESAMPLES, confidence: float = CONFIDENCE
+    runs: Sequence[ArrayLike],
+    q: float,
+    *,
+    seed: int,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+    pooled: NDArray[Any] | None = None,
 ) -> Quantile:
     """Nearest-rank percentile of the samples of all runs, its interval from a seeded bootstrap of whole runs.
 
     Samples of one run resemble each other, so runs are drawn with replacement, each with all its samples. The value is
     None below the minimum n of samples; the interval is None below six runs, from which a bootstrap comes out too narrow.
+    `pooled`: the samples of all runs, sorted, where the caller has them already.
     """
     arrays = [_ascending(run) for run in runs]
     arrays = [array for array in arrays if array.size]
@@ -119,7 +126,7 @@ def pooled_percentile(
     if n < needed:
         return Quantile(q, n, None, None, None, _not_enough(n, needed, f"p{q * 100:g}"))
     # Stable: what is sorted in parts is only merged.
-    ordered = np.sort(np.concatenate(arrays), kind="stable")
+    ordered = np.sort(np.concatenate(arrays), kind="stable") if pooled is None else pooled
     value = float(ordered[nearest_rank(n, q) - 1])
     if len(arrays) < minimum_n(0.5, confidence):
         reason = _not_enough(len(arrays), minimum_n(0.5, confidence), f"a bootstrap interval of p{q * 100:g} over runs")

@@ -44,7 +44,7 @@ def latency_figures(cell: Cell, seed: int, figures: dict[str, Any], reasons: dic
         figures["latency_median_ns"] = None
         reasons |= dict.fromkeys(("latency_median_ns", "latency_median_low_ns", "latency_median_high_ns"), reason)
     for name, q in (("latency_p90", 0.90), ("latency_p99", 0.99)):
-        found = quantiles.pooled_percentile(runs, q, seed=seed)
+        found = quantiles.pooled_percentile(runs, q, seed=seed, pooled=pooled)
         early = quantiles.early_stopping_estimate(pooled, q)
         figures |= {f"{name}_ns": found.value, f"{name}_low_ns": found.low, f"{name}_high_ns": found.high}
         figures[f"{name}_early_stopping_ns"] = early

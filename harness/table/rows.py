@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.agent.protocol import ENGINE_OF_FORMAT
@@ -10,25 +11,32 @@ from harness.row import FAILED, OK, REFUSED, Row
 from harness.stats import grade
 from harness.table.answers import answer_figures
 from harness.table.cells import Cell, cells
-from harness.table.contention import judged_blocks, uncontended_figures
+from harness.table.contention import Judged, judged_blocks, uncontended_figures
+from harness.table.drifts import Place, companions
 from harness.table.energy import energy_figures
 from harness.table.evidence import evidence_of, setting_figures, threads_of
 from harness.table.latency import cold_start_figures, latency_figures, virtual_time_figures
 from harness.table.memory import memory_figures
 from harness.table.nulls import null_reasons
+from harness.table.official import official_figures
+from harness.table.sustained import sustained_evidence, sustained_figures
+from harness.table.throughput import throughput_evidence, throughput_figures
 
 
 def build_rows(data: SessionData) -> list[Row]:
     """All rows of a session: every variant on every device, those that failed or were refused included."""
-    return [_row(cell, data) for cell in cells(data)]
+    found = [(cell, judged_blocks(cell, threads_of(cell))) for cell in cells(data)]
+    beside = companions(found)
+    return [_row(cell, data, blocks, beside.get((cell.variant.name, cell.device.name), [])) for cell, blocks in found]
 
 
-def _row(cell: Cell, data: SessionData) -> Row:
+def _row(
+    cell: Cell, data: SessionData, blocks: Sequence[Sequence[Judged]], beside: Sequence[Mapping[Place, float]]
+) -> Row:
     variant, device = cell.variant, cell.device
     status, failure = _status(cell, data)
     figures: dict[str, Any] = {}
     reasons: dict[str, str] = {}
-    blocks = judged_blocks(cell, threads_of(cell))
     figures["blocks"] = sum(len(run) for run in blocks)
     if cell.measured:
         uncontended_figures(cell, blocks, figures, reasons)
@@ -41,8 +49,12 @@ def _row(cell: Cell, data: SessionData) -> Row:
         answer_figures(cell, data.reference, figures, reasons)
         setting_figures(cell, figures, reasons)
         energy_figures(cell, data, figures, reasons)
+        throughput_figures(cell, data, figures, reasons)
+        sustained_figures(cell, data, figures, reasons)
+        official_figures(cell, data, figures, reasons)
     figures |= {name: getattr(variant, name) for name in ("size_bytes", "size_gzip_bytes", "parameters")}
-    letter, words = grade.grade(evidence_of(cell, data, status, failure, blocks))
+    evidence = evidence_of(cell, data, status, failure, blocks, beside)
+    letter, words = grade.grade(sustained_evidence(cell, throughput_evidence(cell, evidence)))
     error = None if failure is None else f"{failure.name}: {failure.message}"
     return Row(
         session=data.session.id,

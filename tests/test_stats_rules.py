@@ -130,6 +130,7 @@ def test_all_rules_met_is_an_a_without_reasons() -> None:
         ({"drift": drift.Drift(drift.Trend(0.06, 0.001, True), None, 100.0, 106.0)}, "+6.0%"),
         ({"drift": drift.Drift(None, drift.Step(7, -0.1, 0.001, True), None, None)}, "-10.0% at block 7"),
         ({"remarks": ("ran in bf16, not f32",)}, "bf16"),
+        ({"contention": None, "unjudged": 60}, "contention unknown: nothing tells of 60 blocks"),
         ({"preset": "headline"}, "few runs: 6, fewer than 12"),
         ({"preset": "certified", "runs": 12, "half_width": 0.005, "run_s": 61.0}, "fewer than 1024"),
         ({"preset": "headline", "runs": 12, "half_width": 0.02}, "±1%"),

@@ -158,3 +158,17 @@ def test_counters_of_the_agent_are_joined_with_their_blocks() -> None:
     row = one(dataclasses.replace(data, runs=bare))
     assert row.uncontended_blocks is None
     assert any(reason.startswith("uncontended_blocks: nothing on this device") for reason in row.null_reasons)
+    assert any(reason.startswith("contention unknown: nothing tells of 60 blocks") for reason in row.grade_reasons)
+
+
+def test_cpus_asked_for_and_not_given_are_a_rule_unmet() -> None:
+    data = made()
+    runs = tuple(
+        dataclasses.replace(run, environment=run.environment | {"requested": {"affinity": [2]}}) for run in data.runs
+    )
+    row = one(dataclasses.replace(data, runs=runs))
+    assert "ran on CPUs 0, not 2" in row.grade_reasons
+    kept = tuple(
+        dataclasses.replace(run, environment=run.environment | {"requested": {"affinity": [0]}}) for run in data.runs
+    )
+    assert not any("ran on CPUs" in reason for reason in one(dataclasses.replace(data, runs=kept)).grade_reasons)

@@ -47,7 +47,7 @@ class Evidence:
     `remarks`: further rules unmet, in words (each makes the row B at best), such as a precision that is not the one asked
     for. `failure`: why the row has no result at all. `counted`: instructions were counted instead of time measured, and `spread`
     is how far the run medians lie apart, relative: rules about time do not apply then. `injected`: how it was slowed down on
-    purpose, to test what the harness finds.
+    purpose, to test what the harness finds. `unjudged`: blocks of which nothing tells whether they had their CPUs for themselves.
     """
 
     preset: str
@@ -65,6 +65,7 @@ class Evidence:
     failure: str | None = None
     remarks: tuple[str, ...] = ()
     injected: str | None = None
+    unjudged: int = 0
 
 
 def grade(evidence: Evidence) -> tuple[str, tuple[str, ...]]:
@@ -105,6 +106,10 @@ def _indicative(evidence: Evidence) -> list[str]:
 
 def _lightly_contended(evidence: Evidence) -> list[str]:
     contention = evidence.contention
+    if evidence.unjudged:
+        return [
+            f"contention unknown: nothing tells of {evidence.unjudged} blocks whether they had their CPUs for themselves"
+        ]
     if contention is None or not REMARKED_SHARE < contention.share <= CONTENDED_SHARE:
         return []
     return [_contended(contention)]

@@ -66,6 +66,7 @@ def evidence_of(
         failure=None if status == OK or failure is None else f"{status}: {failure.message}",
         remarks=tuple(_remarks(cell, data)),
         injected=_injected(cell),
+        unjudged=sum(item.causes is None for run in judged for item in run),
     )
 
 
@@ -88,6 +89,7 @@ def _remarks(cell: Cell, data: SessionData) -> Iterator[str]:
     threads = threads_of(cell)
     if wanted is not None and threads is not None and threads != wanted:
         yield f"ran with {threads} threads, not {wanted}"
+    yield from _elsewhere(cell)
     if len({item.outputs_sha256 for item in cell.evaluations}) > 1:
         yield "its outputs differ from run to run"
     if any(samples.run.status == "interrupted" for samples in cell.latency):
@@ -97,6 +99,19 @@ def _remarks(cell: Cell, data: SessionData) -> Iterator[str]:
     if held:
         yield f"held back: {', '.join(held)}"
     yield from energy_remarks(cell)
+
+
+def _elsewhere(cell: Cell) -> Iterator[str]:
+    """CPUs that were asked for and not given, at the beginning or at the end of a run."""
+    for environment in cell.environments:
+        asked = (environment.get("requested") or {}).get("affinity")
+        given = [environment.get("affinity"), (environment.get("after") or {}).get("affinity")]
+        other = next(
+            (cpus for cpus in given if asked is not None and cpus is not None and set(cpus) != set(asked)), None
+        )
+        if other is not None:
+            yield f"ran on CPUs {', '.join(map(str, other))}, not {', '.join(map(str, asked))}"
+            return
 
 
 def _heat(cell: Cell) -> Iterator[str]:

@@ -11,6 +11,8 @@ from functools import lru_cache
 
 _TINY = 1e-300
 _PRECISION = 1e-15
+# The t distribution's own rounding lets its inverse come no nearer than this.
+_ENOUGH = 1e-13
 
 
 def _beta_fraction(a: float, b: float, x: float) -> float:
@@ -61,7 +63,11 @@ def t_cdf(t: float, df: float) -> float:
     """P(T ≤ t) of Student's t with `df` degrees of freedom (any df > 0)."""
     if math.isinf(t):
         return 1.0 if t > 0 else 0.0
-    tail = 0.5 * regularized_beta(df / 2.0, 0.5, df / (df + t * t))
+    if t * t < df:
+        # Near the middle the tail's argument is next to 1 and has lost its digits; the symmetric one has them.
+        tail = 0.5 * (1.0 - regularized_beta(0.5, df / 2.0, t * t / (df + t * t)))
+    else:
+        tail = 0.5 * regularized_beta(df / 2.0, 0.5, df / (df + t * t))
     return 1.0 - tail if t > 0 else tail
 
 
@@ -75,9 +81,15 @@ def t_quantile(p: float, df: float) -> float:
     low, high = 0.0, 1.0
     while t_cdf(high, df) < p:
         low, high = high, high * 2.0
+    scale = math.exp(math.lgamma((df + 1.0) / 2.0) - math.lgamma(df / 2.0)) / math.sqrt(df * math.pi)
+    value = (low + high) / 2.0
+    # Newton's steps, and a bisection wherever one would leave what is known to hold the answer.
     for _ in range(200):
-        middle = (low + high) / 2.0
-        if middle in (low, high):
-            break
-        low, high = (middle, high) if t_cdf(middle, df) < p else (low, middle)
-    return (low + high) / 2.0
+        error = t_cdf(value, df) - p
+        low, high = (low, value) if error > 0.0 else (value, high)
+        step = value - error / (scale * (1.0 + value * value / df) ** (-(df + 1.0) / 2.0))
+        following = step if low < step < high else (low + high) / 2.0
+        if abs(following - value) <= _ENOUGH * max(value, _TINY) or following in (low, high):
+            return following
+        value = following
+    return value

@@ -20,6 +20,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -135,6 +136,14 @@ def _by_run(values: FloatArray, runs: NDArray[np.int64]) -> list[FloatArray]:
     return [values[runs == run] for run in np.unique(runs)]
 
 
+@lru_cache(maxsize=8)
+def _all_orders(n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For every order of n things, the first and the second of each of its pairs: int64 [n!, n(n-1)/2] twice."""
+    orders = np.array(list(itertools.permutations(range(n))), dtype=np.int64)
+    first, second = np.triu_indices(n, 1)
+    return orders[:, first], orders[:, second]
+
+
 def run_order_test(values: ArrayLike, runs: ArrayLike) -> float:
     """Two-sided p of Mann-Kendall's S over blocks of different runs when whole runs may stand in any order.
 
@@ -150,14 +159,14 @@ def run_order_test(values: ArrayLike, runs: ArrayLike) -> float:
     if n < MINIMUM_VALUES:
         return 1.0
     d = np.zeros((n, n))
-    for one, two in itertools.combinations(range(n), 2):
-        d[one, two] = float(np.sign(parts[two][None, :] - parts[one][:, None]).sum())
-        d[two, one] = -d[one, two]
+    for i, j in itertools.combinations(range(n), 2):
+        d[i, j] = float(np.sign(parts[j][None, :] - parts[i][:, None]).sum())
+        d[j, i] = -d[i, j]
     upper = np.triu_indices(n, 1)
     s = float(d[upper].sum())
     if n <= _ALL_ORDERS:
-        orders = np.array(list(itertools.permutations(range(n))))
-        sums = d[orders[:, upper[0]], orders[:, upper[1]]].sum(axis=1)
+        one, two = _all_orders(n)
+        sums = d[one, two].sum(axis=1)
         return float((np.abs(sums) >= abs(s)).mean())
     squares = float((d[upper] ** 2).sum())
     return _normal_p(s, squares + (float((d.sum(axis=1) ** 2).sum()) - 2.0 * squares) / 3.0)

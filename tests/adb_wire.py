@@ -5,11 +5,14 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from harness.devices.transport.testing import RunningDaemon
+import pytest
+
+from harness.devices.transport.testing import DaemonOptions, RunningDaemon
 from harness.devices.transport.testing.wire import (
     CLSE,
     CNXN,
@@ -155,3 +158,20 @@ def alive(device: RunningDaemon) -> None:
     with WireClient(device.port) as connection:
         assert connection.greet().command == CNXN
         assert connection.open("shell:echo alive").read_all() == b"alive\n"
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Iterator[RunningDaemon]:
+    """A device whose files are a folder."""
+    root = tmp_path / "root"
+    root.mkdir()
+    with RunningDaemon(DaemonOptions(root=root)) as daemon:
+        yield daemon
+
+
+@pytest.fixture
+def client(device: RunningDaemon) -> Iterator[WireClient]:
+    """A connection to it that has shaken hands."""
+    with WireClient(device.port) as connection:
+        connection.greet()
+        yield connection

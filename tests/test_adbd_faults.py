@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from adb_wire import WireClient, alive, until
+from adb_wire import WireClient, alive, client, device, until
 
 from harness.devices.transport.testing import (
-    DaemonOptions,
     DropConnection,
     NoSpace,
     Offline,
@@ -29,22 +26,7 @@ from harness.devices.transport.testing.wire import (
 )
 
 pytestmark = pytest.mark.adb
-
-
-@pytest.fixture
-def device(tmp_path: Path) -> Iterator[RunningDaemon]:
-    """A device whose files are a folder."""
-    root = tmp_path / "root"
-    root.mkdir()
-    with RunningDaemon(DaemonOptions(root=root)) as daemon:
-        yield daemon
-
-
-@pytest.fixture
-def client(device: RunningDaemon) -> Iterator[WireClient]:
-    with WireClient(device.port) as connection:
-        connection.greet()
-        yield connection
+__all__ = ["client", "device"]  # fixtures
 
 
 def push(stream_of: WireClient, size: int, path: str = "/x") -> bytes:

@@ -9,11 +9,10 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from adb_wire import MAX_BYTES, WireClient, alive, until
+from adb_wire import MAX_BYTES, WireClient, alive, client, device, until
 
 from harness.devices.transport.testing import DaemonOptions, Reboot, RunningDaemon
 from harness.devices.transport.testing.shell import frame
@@ -32,22 +31,7 @@ DENT_2 = struct.Struct("<4sIQQIIIIQqqqI")
 
 
 pytestmark = pytest.mark.adb
-
-
-@pytest.fixture
-def device(tmp_path: Path) -> Iterator[RunningDaemon]:
-    """A device whose files are a folder."""
-    root = tmp_path / "root"
-    root.mkdir()
-    with RunningDaemon(DaemonOptions(root=root)) as daemon:
-        yield daemon
-
-
-@pytest.fixture
-def client(device: RunningDaemon) -> Iterator[WireClient]:
-    with WireClient(device.port) as connection:
-        connection.greet()
-        yield connection
+__all__ = ["client", "device"]  # fixtures
 
 
 def test_the_greeting_names_the_device_and_agrees_on_sizes() -> None:

@@ -140,18 +140,7 @@ def _scenario_columns() -> Iterable[Column]:
     )
 
 
-def _columns() -> Iterable[Column]:
-    ns, interval, size, share = units.format_ns, units.format_ns_interval, units.format_bytes, units.format_share
-    yield Column(
-        "variant",
-        "variant",
-        ("variant",),
-        variant_label,
-        variant_label,
-        "one artifact: the base model in one format, compressed by one recipe",
-        numeric=False,
-        essential=True,
-    )
+def _latency_columns() -> Iterable[Column]:
     yield Column(
         "latency",
         "latency median [95 %]",
@@ -175,7 +164,7 @@ def _columns() -> Iterable[Column]:
         "p90",
         "p90 [95 %]",
         ("latency_p90_ns",),
-        lambda r: interval(r.latency_p90_ns, r.latency_p90_low_ns, r.latency_p90_high_ns),
+        lambda r: units.format_ns_interval(r.latency_p90_ns, r.latency_p90_low_ns, r.latency_p90_high_ns),
         lambda r: r.latency_p90_ns,
         "nine of ten inferences take at most this long, with its 95 % interval over runs",
     )
@@ -183,7 +172,7 @@ def _columns() -> Iterable[Column]:
         "p99",
         "p99 [95 %]",
         ("latency_p99_ns",),
-        lambda r: interval(r.latency_p99_ns, r.latency_p99_low_ns, r.latency_p99_high_ns),
+        lambda r: units.format_ns_interval(r.latency_p99_ns, r.latency_p99_low_ns, r.latency_p99_high_ns),
         lambda r: r.latency_p99_ns,
         "99 of 100 inferences take at most this long, with its 95 % interval over runs",
         special=True,
@@ -192,17 +181,19 @@ def _columns() -> Iterable[Column]:
         "virtual",
         "virtual time",
         ("virtual_time_ns",),
-        lambda r: ns(r.virtual_time_ns),
+        lambda r: units.format_ns(r.virtual_time_ns),
         lambda r: r.virtual_time_ns,
         "instructions counted by a deterministic emulator, as time; not a latency",
         special=True,
     )
-    yield from _scenario_columns()
+
+
+def _cold_start_columns() -> Iterable[Column]:
     yield Column(
         "load",
         "load",
         ("load_ns",),
-        lambda r: ns(r.load_ns),
+        lambda r: units.format_ns(r.load_ns),
         lambda r: r.load_ns,
         "loading and compiling in a fresh process",
     )
@@ -210,10 +201,13 @@ def _columns() -> Iterable[Column]:
         "first",
         "first",
         ("first_inference_ns",),
-        lambda r: ns(r.first_inference_ns),
+        lambda r: units.format_ns(r.first_inference_ns),
         lambda r: r.first_inference_ns,
         "the first inference after loading, in a fresh process",
     )
+
+
+def _cost_columns() -> Iterable[Column]:
     yield Column(
         "memory",
         "peak memory (Δ)",
@@ -226,7 +220,7 @@ def _columns() -> Iterable[Column]:
         "size",
         "size",
         ("size_bytes",),
-        lambda r: size(r.size_bytes),
+        lambda r: units.format_bytes(r.size_bytes),
         lambda r: r.size_bytes,
         "the artifact's files on disk; 1 MB = 1,000,000 bytes",
         essential=True,
@@ -235,15 +229,18 @@ def _columns() -> Iterable[Column]:
         "gzip",
         "gzip",
         ("size_gzip_bytes",),
-        lambda r: size(r.size_gzip_bytes),
+        lambda r: units.format_bytes(r.size_gzip_bytes),
         lambda r: r.size_gzip_bytes,
         "the same files compressed: what a download costs",
     )
+
+
+def _answer_columns() -> Iterable[Column]:
     yield Column(
         "accuracy",
         "accuracy",
         ("accuracy",),
-        lambda r: share(r.accuracy),
+        lambda r: units.format_share(r.accuracy),
         lambda r: r.accuracy,
         "top-1 share of the dataset's labels, computed from the device's own outputs",
     )
@@ -286,10 +283,28 @@ def _columns() -> Iterable[Column]:
         "agreement",
         "agreement",
         ("agreement",),
-        lambda r: share(r.agreement),
+        lambda r: units.format_share(r.agreement),
         lambda r: r.agreement,
         "share of the rows on which the variant predicts the base model's class",
     )
+
+
+def _columns() -> Iterable[Column]:
+    yield Column(
+        "variant",
+        "variant",
+        ("variant",),
+        variant_label,
+        variant_label,
+        "one artifact: the base model in one format, compressed by one recipe",
+        numeric=False,
+        essential=True,
+    )
+    yield from _latency_columns()
+    yield from _scenario_columns()
+    yield from _cold_start_columns()
+    yield from _cost_columns()
+    yield from _answer_columns()
     yield Column(
         "energy",
         "energy",

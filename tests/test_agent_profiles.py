@@ -7,12 +7,14 @@ import json
 from pathlib import Path
 
 import pytest
+from agent_process import of, run
 
 from harness.agent.engines import litert_profile, onnx_profile, openvino_profile
 from harness.agent.engines.litert_profile import Event, GraphOperator, by_ablation
 from harness.agent.engines.onnx_graph import GraphNode, graph_nodes
 from harness.agent.engines.openvino_profile import Counter
 from harness.agent.engines.tflite_cut import Cutter
+from harness.agent.protocol import Data, Job, Model, ProbePlan, ProfilePlan
 
 GOLDEN = Path(__file__).parent / "golden" / "profiles"
 DATA = Path(__file__).parent / "data"
@@ -141,3 +143,20 @@ def test_a_cut_file_keeps_what_is_still_needed() -> None:
 def test_what_is_no_tflite_file_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"\.tflite"):
         Cutter(data)
+
+
+def test_an_engine_without_a_profiler_is_told_for_each_model(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("{}", encoding="utf-8")
+    models = tuple(Model(name, str(tmp_path / "a.json")) for name in ("a", "b"))
+    code, messages, _ = run(Job("fault", models, Data(), profile=ProfilePlan()))
+    assert code == 0
+    assert [(m["id"], m["name"]) for m in of(messages, "error")] == [("a", "NoProfilerError"), ("b", "NoProfilerError")]
+    assert "has no profiler" in of(messages, "error")[0]["message"]
+    assert of(messages, "error")[0]["remedy"]
+    assert of(messages, "profile") == []
+
+
+def test_a_job_profiles_or_does_something_else() -> None:
+    code, messages, _ = run(Job("fault", (Model("a", "a"),), Data(), probe=ProbePlan(), profile=ProfilePlan()))
+    assert code == 1
+    assert "exactly one of" in of(messages, "error")[0]["message"]

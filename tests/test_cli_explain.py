@@ -23,6 +23,12 @@ def harness(*words: str | Path):
     return CliRunner().invoke(app, ["explain", *map(str, words)])
 
 
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A session with profiles; nobody here adds to it."""
+    return stored(tmp_path_factory.mktemp("results"))
+
+
 def refused(done, *said: str) -> None:
     assert done.exit_code == 2, done.output
     assert done.stdout == ""
@@ -32,22 +38,22 @@ def refused(done, *said: str) -> None:
         assert text in lines[0]
 
 
-def test_a_stored_session_is_explained_without_a_device(tmp_path: Path) -> None:
-    done = harness("m.onnx.dynamic", "--results", stored(tmp_path))
+def test_a_stored_session_is_explained_without_a_device(results: Path) -> None:
+    done = harness("m.onnx.dynamic", "--results", results)
     assert done.exit_code == 0, done.stderr
     assert "9.4 times slower" in done.stdout
     assert "ConvInteger (86 %)" in done.stdout
 
 
-def test_json(tmp_path: Path) -> None:
-    done = harness("m.onnx.dynamic", "--json", "--results", stored(tmp_path))
+def test_json(results: Path) -> None:
+    done = harness("m.onnx.dynamic", "--json", "--results", results)
     data = json.loads(done.stdout)
     assert data["direction"] == "slower"
     assert data["base"]["variant"] == "m.onnx.fp32"
 
 
-def test_the_base_itself_is_explained_alone(tmp_path: Path) -> None:
-    done = harness("m.onnx.fp32", "--json", "--results", stored(tmp_path))
+def test_the_base_itself_is_explained_alone(results: Path) -> None:
+    done = harness("m.onnx.fp32", "--json", "--results", results)
     assert json.loads(done.stdout)["base"] is None
 
 
@@ -65,8 +71,8 @@ def test_the_base_itself_is_explained_alone(tmp_path: Path) -> None:
         (["nothing.onnx"], ["no variant 'nothing.onnx', and there is no such file"]),
     ],
 )
-def test_what_is_wrong_is_said_with_a_remedy(words: list[str], said: list[str], tmp_path: Path) -> None:
-    refused(harness(*words, "--results", stored(tmp_path)), *said)
+def test_what_is_wrong_is_said_with_a_remedy(words: list[str], said: list[str], results: Path) -> None:
+    refused(harness(*words, "--results", results), *said)
 
 
 def test_no_session_yet(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from .protocol import Job, Model, ProfilePlan
 from .runs import Loaded, bind, invoke_once, load
 from .sampling import CPU_CLOCKS, Clock, take, undisturbed
 
-_NO_PROFILE = "profile on a device with a newer engine; `harness explain` can still compare the operators of the graphs"
+_NO_PROFILE = "profile with an engine that has one: LiteRT, ONNX Runtime or OpenVINO"
 
 
 def run_profile(job: Job, plan: ProfilePlan, engine: Engine, data: dict[str, Array], channel: Channel) -> None:

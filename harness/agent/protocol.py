@@ -20,7 +20,7 @@ What the host must know about the agent process:
 - Native engines print to file descriptor 1; the agent leads that to stderr, so stdout has nothing but messages.
 - Lines come between visits, never inside a timed block. Reading them costs the device nothing; decoding large ones on a host
   that is the device itself takes CPU time from the next block, so decode after the run or in small pieces.
-- `sensor` messages the agent sends by itself: "stage" {"stage": "load" | "warmup" | "measure" | "evaluate", "id": … or None},
+- `sensor` messages the agent sends by itself: "stage" {"stage": "load" | "warmup" | "measure" | "evaluate" | "profile", "id": … or None},
   before the work begins; "contention" after every round {"round": n, …}: counters as in the environment (see environment.py), and
   "visits" {id: [growth of each of "columns" from before the visit's settling to after its last sample]} (see contention.py);
   "thermal" at the start and at the end of every run: temperatures, frequencies, throttling (see heat.py).

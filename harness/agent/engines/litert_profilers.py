@@ -24,7 +24,8 @@ from .tflite_cut import Cutter
 if TYPE_CHECKING:
     from .litert_native import NativeModel
 
-_MOST_CUTS, _PASSES, _CUT_SAMPLES, _CUT_WARMUP = 160, 3, 8, 2
+_FEWEST_CUTS, _MOST_CUTS, _PASSES, _CUT_SAMPLES, _CUT_WARMUP = 8, 160, 3, 8, 2
+_BUDGET_S = 60.0
 
 Facts = dict[str, Any]
 Open = Callable[[str], Session]
@@ -89,13 +90,9 @@ class AblationProfiler:
         count = self._cutter.operators
         if count != len(graph):
             raise AgentError("load", f"the file has {count} operators, the loaded graph {len(graph)}")
-        step = -(-count // _MOST_CUTS)
         self._passes: list[list[int]] = []
-        self._cuts = [*range(step, count, step), count]
-        cut = f"cut after every {step} operators" if step > 1 else "cut after every operator"
-        self.notes: tuple[str, ...] = (
-            f"{cut}, {_PASSES} passes, the shortest of {_CUT_SAMPLES} inferences each; differences of times are noisier than the times",
-        )
+        self._cuts: list[int] = []
+        self.notes: tuple[str, ...] = ()
 
     def bind(self, inputs: Sequence[NDArray[Any]]) -> None:
         """See base.Profiler."""
@@ -112,21 +109,33 @@ class AblationProfiler:
         """See base.Profiler."""
 
     def operators(self) -> list[Operator]:
-        """See base.Profiler. Forward, then backward: what drifts in between is shared by both ends."""
+        """See base.Profiler. Forward, then backward: what drifts in between is shared by both ends.
+
+        A slow model gets fewer cuts and passes: the host takes an agent that is silent for minutes for one that hangs.
+        """
+        count = self._cutter.operators
+        started = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "cut.tflite"
-            for number in range(_PASSES):
-                times = [0] * len(self._cuts)
-                places = range(len(self._cuts))
-                for place in places if number % 2 == 0 else reversed(places):
-                    path.write_bytes(self._cutter.after(self._cuts[place]))
-                    times[place] = self._time(path)
-                self._passes.append(times)
+            self._time(path, count)
+            fitting = int(_BUDGET_S / max(time.monotonic() - started, 1e-3))
+            step = -(-count // min(max(fitting, _FEWEST_CUTS), _MOST_CUTS))
+            self._cuts = [*range(step, count, step), count]
+            while len(self._passes) < _PASSES and (not self._passes or time.monotonic() - started < _BUDGET_S):
+                forward = len(self._passes) % 2 == 0
+                order = self._cuts if forward else self._cuts[::-1]
+                times = [self._time(path, cut) for cut in order]
+                self._passes.append(times if forward else times[::-1])
+        cut = f"cut after every {step} operators" if step > 1 else "cut after every operator"
+        self.notes += (
+            f"{cut}, the shortest of {_CUT_SAMPLES * len(self._passes)} inferences each; differences of times are noisier than the times",
+        )
         return by_ablation(self._cuts, self._passes, self._graph)
 
-    def _time(self, path: Path) -> int:
-        """The shortest of a few inferences, ns: what disturbs one would pass for an operator's time. Of CPU time, where one thread
+    def _time(self, path: Path, count: int) -> int:
+        """The shortest of a few inferences of the first `count` operators, ns: what disturbs one would pass for an operator's time. Of CPU time, where one thread
         does all the work: that does not run while others do."""
+        path.write_bytes(self._cutter.after(count))
         session = self._load(str(path))
         session.bind(self._inputs)
         for _ in range(_CUT_WARMUP):

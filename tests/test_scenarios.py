@@ -298,3 +298,39 @@ def test_rates_read_like_counts() -> None:
     assert units.format_rate_interval(1500.0, 1480.0, None) == "1,500 /s"
     assert units.format_rate_interval(1500.0, 1480.0, 1530.0) == "1,500 /s [1,480–1,530]"
     assert units.format_seconds(1234.4) == "1,234 s"
+
+
+def test_a_pushed_runtime_has_no_loadgen_and_nothing_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.devices import device as module
+
+    prepare = module.prepare_runtime
+    monkeypatch.setattr(module, "prepare_runtime", lambda *a: dataclasses.replace(prepare(*a), kind="bundle"))
+    device = ScenarioDevice()
+    data = measure(tmp_path, device, OFFICIAL)
+    assert all(job.loadgen is None for job in device.jobs)
+    for one in build_rows(data):
+        assert one.status == "ok"
+        assert "the runtime that is pushed to this device has no mlcommons-loadgen" in why(one, "mlperf_scenario")
+        assert "name a Python of the device's own" in why(one, "mlperf_scenario")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--batch", "4"], "batch and streams belong to the offline scenario"),
+        (["--scenario", "sustained", "--driver", "loadgen"], "none of MLPerf's"),
+        (["--scenario", "sustained", "--duration", "10"], "no unit of time"),
+        (["--scenario", "server"], "scenario"),
+    ],
+)
+def test_the_command_line_refuses_what_does_not_fit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    import typer
+
+    from harness.cli.main import app
+
+    with pytest.raises((SystemExit, typer.Exit)) as ended:
+        app(["bench", str(tmp_path / "none.onnx"), *words], standalone_mode=True)
+    assert getattr(ended.value, "code", getattr(ended.value, "exit_code", None)) == 2
+    assert said in capsys.readouterr().err

@@ -34,7 +34,6 @@ from test_store import (
 
 from harness.errors import HarnessError, StoreError
 from harness.records import SessionData
-from harness.row import row_to_dict
 from harness.store import Store
 from harness.table import build_rows
 
@@ -67,21 +66,24 @@ def where(postgres: Postgres) -> str:
     return postgres.url()
 
 
-def table_of(store: str, folder: Path) -> bytes:
+def harness(folder: Path, *words: str) -> bytes:
     """What the command prints, in a process of its own."""
-    command = [str(Path(sys.executable).with_name("harness")), "table", "latest", "--json", "--store", store]
+    command = [str(Path(sys.executable).with_name("harness")), *words]
     return subprocess.run(command, capture_output=True, check=True, cwd=folder).stdout
 
 
-def test_the_table_has_the_same_bytes_as_from_sqlite(where: str, tmp_path: Path) -> None:
+def test_the_table_has_the_same_bytes_in_every_store(where: str, tmp_path: Path) -> None:
+    """From samples in PostgreSQL, in SQLite, and in a store that they came to through a file: each time another process."""
     data = sample_session(broken_device=True, variants=VARIANTS[:6], block_s=0.03)
-    tables = []
-    for place in (where, f"sqlite:///{tmp_path}/s.sqlite"):
+    direct, through = f"sqlite:///{tmp_path}/direct.sqlite", f"sqlite:///{tmp_path}/through.sqlite"
+    for place in (where, direct):
         with Store.open(place) as store:
             fill(store, data)
-        tables.append(table_of(place, tmp_path))
-    assert tables[0] == tables[1]
-    assert json.loads(tables[0]) == [row_to_dict(row) for row in build_rows(data)]
+    harness(tmp_path, "export", "latest", "file.sqlite", "--store", where)
+    harness(tmp_path, "import", "file.sqlite", "--store", through)
+    tables = [harness(tmp_path, "table", "latest", "--json", "--store", place) for place in (where, direct, through)]
+    assert len(set(tables)) == 1
+    assert [row["variant"] for row in json.loads(tables[0])] == [row.variant for row in build_rows(data)]
 
 
 def test_runs_of_many_writers_have_places_of_their_own(where: str, small: SessionData) -> None:

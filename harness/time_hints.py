@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.records import LATENCY, SessionData
+from harness.records import LATENCY, Run, SessionData
 from harness.row import Row
 from harness.stats import compare
 from harness.stats.grade import RULES, Rules
@@ -71,7 +71,7 @@ def costs(device: str, data: SessionData) -> dict[str, Cost]:
         own: dict[str, float] = {}
         for block in run.blocks:
             own[block.variant] = own.get(block.variant, 0.0) + float(block.wall_ns.sum()) / 1e9
-        around.setdefault(run.engine, []).append(max(0.0, run.duration_s - sum(own.values())))
+        around.setdefault(run.engine, []).append(max(0.0, run.duration_s - sum(own.values()) - _waited_s(run)))
         for name, seconds in own.items():
             spent.setdefault(run.engine, {}).setdefault(name, []).append(seconds)
     return {
@@ -83,6 +83,12 @@ def costs(device: str, data: SessionData) -> dict[str, Cost]:
 def times_of(data: SessionData) -> Times:
     """What is reckoned from: looked up once for all devices."""
     return Times(data, block_medians(data))
+
+
+def _waited_s(run: Run) -> float:
+    """Seconds in which the agent slept while others had their turn."""
+    told = (item["values"].get("waited_ns") for item in run.sensors if item["name"] == "contention")
+    return sum(value for value in told if value is not None) / 1e9
 
 
 def more_time(device: str, rows: Sequence[Row], times: Times) -> Iterator[tuple[str, tuple[str, ...]]]:

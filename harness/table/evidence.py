@@ -105,10 +105,10 @@ def _elsewhere(cell: Cell) -> Iterator[str]:
     """CPUs that were asked for and not given, at the beginning or at the end of a run."""
     for environment in cell.environments:
         asked = (environment.get("requested") or {}).get("affinity")
+        if asked is None:
+            continue
         given = [environment.get("affinity"), (environment.get("after") or {}).get("affinity")]
-        other = next(
-            (cpus for cpus in given if asked is not None and cpus is not None and set(cpus) != set(asked)), None
-        )
+        other = next((cpus for cpus in given if cpus is not None and set(cpus) != set(asked)), None)
         if other is not None:
             yield f"ran on CPUs {', '.join(map(str, other))}, not {', '.join(map(str, asked))}"
             return

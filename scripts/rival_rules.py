@@ -1,6 +1,6 @@
 """Our verdict against other rules on the same pairs of models and the same time budget: false verdicts on A/A, power at 3 %.
 
-    python scripts/rival_rules.py --same 60 --slower 40
+    python scripts/rival_rules.py --same 48 --slower 32
 
 Each trial is a pair of names for one file, equal or the second 3 % slower by a spin of the CPU inside the engine. Every rule
 gets the wall time that our own session of that trial took, half of it for each model; what comes first is chance.
@@ -216,8 +216,8 @@ def lines(found: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--same", type=int, default=60)
-    parser.add_argument("--slower", type=int, default=40)
+    parser.add_argument("--same", type=int, default=48)
+    parser.add_argument("--slower", type=int, default=32)
     parser.add_argument("--seed", type=int, default=20261122)
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "fidelity")
     args = parser.parse_args()

@@ -30,9 +30,10 @@ from harness.stats.distributions import binomial_cdf, t_quantile
 
 P_VALUE = 0.01
 TREND_THRESHOLD = 0.02
+WARMING_THRESHOLD = 0.005
 STEP_THRESHOLD = 0.03
-# What comes back in every run must do so beyond a chance of this.
-CONSISTENCY = 0.05
+# What comes back in every run must do so beyond a chance of this, or as far beyond as so few runs can tell.
+CONSISTENCY = 0.01
 # Up to so many runs all orders (all signs) are tried; so many are needed for signs to say anything.
 _ALL_ORDERS, _ALL_SIGNS, _SIGNS = 7, 12, 6
 BURST_S = 30.0
@@ -173,17 +174,19 @@ def run_order_test(values: ArrayLike, runs: ArrayLike) -> float:
 
 
 def _comes_back(sums: Sequence[float]) -> bool:
-    """Whether S of single runs is too one-sided for chance: all signs flipped at random reach it in less than 5 %.
+    """Whether S of single runs is too one-sided for chance: all signs flipped at random reach it in at most 1 % (of six or
+    seven runs: all point the same way).
 
     Successive blocks of a run resemble each other, which the test over strata takes no account of. Below six runs no one can say.
     """
+    limit = max(CONSISTENCY, 2.0 ** (1 - len(sums)))
     if len(sums) < _SIGNS:
         return True
     if len(sums) > _ALL_SIGNS:
         up = sum(value > 0 for value in sums)
-        return 2.0 * binomial_cdf(min(up, len(sums) - up), len(sums), 0.5) < CONSISTENCY
+        return 2.0 * binomial_cdf(min(up, len(sums) - up), len(sums), 0.5) <= limit
     signs = np.array(list(itertools.product((-1.0, 1.0), repeat=len(sums))))
-    return float((np.abs(signs @ np.array(sums)) >= abs(sum(sums))).mean()) < CONSISTENCY
+    return float((np.abs(signs @ np.array(sums)) >= abs(sum(sums))).mean()) <= limit
 
 
 def _trends(times: FloatArray, values: FloatArray, runs: NDArray[np.int64]) -> list[Trend]:
@@ -213,10 +216,15 @@ def _trends(times: FloatArray, values: FloatArray, runs: NDArray[np.int64]) -> l
     return found
 
 
+def _matters(trend: Trend) -> bool:
+    """Whether it is large enough: what falls in every run anew is a warm-up not ended, and what is seen of it only its end."""
+    return abs(trend.change) > (WARMING_THRESHOLD if trend.within_runs and trend.change < 0.0 else TREND_THRESHOLD)
+
+
 def _trend(times: FloatArray, values: FloatArray, runs: NDArray[np.int64]) -> Trend:
     found = _trends(times, values, runs)
-    best = min(found, key=lambda trend: (abs(trend.change) <= TREND_THRESHOLD, trend.p_value))
-    return replace(best, flagged=best.p_value < P_VALUE and abs(best.change) > TREND_THRESHOLD)
+    best = min(found, key=lambda trend: (not _matters(trend), trend.p_value))
+    return replace(best, flagged=best.p_value < P_VALUE and _matters(best))
 
 
 def _step(values: FloatArray, runs: NDArray[np.int64]) -> Step:

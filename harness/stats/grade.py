@@ -148,6 +148,8 @@ def _drift(drift: Drift | None) -> list[str]:
     reasons = []
     if drift.trend is not None and drift.trend.flagged:
         where = "within each run" if drift.trend.within_runs else "from the first run to the last"
+        if drift.trend.within_runs and drift.trend.change < 0:
+            where += ", as if not warmed up"
         reasons.append(f"drift: {drift.trend.change:+.1%} {where} (p = {drift.trend.p_value:.2g})")
     if drift.step is not None and drift.step.flagged:
         reasons.append(f"drift: a step of {drift.step.change:+.1%} at block {drift.step.index}")

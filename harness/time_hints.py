@@ -88,7 +88,7 @@ def times_of(data: SessionData) -> Times:
 def _waited_s(run: Run) -> float:
     """Seconds in which the agent slept while others had their turn."""
     told = (item["values"].get("waited_ns") for item in run.sensors if item["name"] == "contention")
-    return sum(value for value in told if value is not None) / 1e9
+    return sum(float(value) for value in told if value is not None) / 1e9
 
 
 def more_time(device: str, rows: Sequence[Row], times: Times) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -48,8 +48,11 @@ def test_one_thread_is_judged_by_its_own_cpu_time_alone() -> None:
     ("counted", "causes"),
     [
         ({}, ()),
-        ({"waited_ns": 5_100_000}, ()),  # ten wake-ups are allowed for
-        ({"waited_ns": 5_300_000}, ("waited",)),
+        ({"waited_ns": 5_100_000, "busy_ns": 250_000_000}, ()),  # ten wake-ups are allowed for
+        ({"waited_ns": 5_300_000, "busy_ns": 250_000_000}, ("waited",)),
+        ({"waited_ns": 90_000_000, "busy_ns": 204_000_000}, ()),  # nobody else ran: sleepers are slow to wake here
+        ({"waited_ns": 4_000_000, "span_ns": 40_000_000}, ("waited",)),  # too short to say who ran
+        ({"waited_ns": 5_300_000, "busy_ns": None}, ("waited",)),
         ({"steal_ns": 15_000_000}, ()),  # one tick of it may be older than the block
         ({"steal_ns": 20_000_000}, ("stolen",)),
         ({"waited_ns": None, "busy_ns": 200_000_000}, ()),
@@ -143,7 +146,11 @@ def test_counters_of_the_agent_are_joined_with_their_blocks() -> None:
         if run.kind == LATENCY:
             names = {(b.index, b.variant) for b in run.blocks if b.phase == MEASURE}
             visits = {
-                index: {name: list((QUIET | {"waited_ns": 60_000_000 * (index in (1, 2, 3))}).values())}
+                index: {
+                    name: list(
+                        (QUIET | {"waited_ns": 60_000_000 * (index in (1, 2, 3)), "busy_ns": 260_000_000}).values()
+                    )
+                }
                 for index, name in names
             }
             values = [{"round": i, "columns": list(QUIET), "visits": found} for i, found in sorted(visits.items())]

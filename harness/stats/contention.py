@@ -31,6 +31,8 @@ CLOCK_COST_NS = 1_000
 WAKE_NS = 20_000
 # and the step in which the kernel counts the time of CPUs, on most of them.
 TICK_NS = 10_000_000
+# Over fewer steps than this, the time of CPUs is too coarse to say that nobody else ran.
+_STEPS = 5
 # Others at work on the other threads of the same cores slow a block when they do so for more than this share of it, and more than
 # the steps of all these counters may come to.
 BESIDE = 0.25
@@ -127,7 +129,10 @@ def _of_threads(counted: Counted, span: int, threads: int | None, cpus: int | No
     """What the counters say of a block in which several threads worked, and whether they can say anything."""
     waited, busy, own, some = (counted.get(name) for name in ("waited_ns", "busy_ns", "own_ns", "some_us"))
     if waited is not None:
-        found = ["waited"] if waited > DEFICIT * span + WAKE_NS * (counted.get("voluntary") or 0) else []
+        long = waited > DEFICIT * span + WAKE_NS * (counted.get("voluntary") or 0)
+        # Waking a sleeping thread may take longer than that here; then nobody else has run meanwhile.
+        others = busy is None or own is None or span < _STEPS * TICK_NS or busy - own > DEFICIT * span + TICK_NS
+        found = ["waited"] if long and others else []
         if (counted.get("steal_ns") or 0) - TICK_NS > DEFICIT * span:
             found.append("stolen")
         return found, True

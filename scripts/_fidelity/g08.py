@@ -15,7 +15,6 @@ machine disturbed meanwhile count against the goal all the same.
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import statistics
 import tempfile
@@ -114,7 +113,7 @@ def one(setting: Setting, seed: int) -> dict[str, Any]:
     phases = spinners.schedule(setting.levels, RUNS * (RUN_S + 3.0) + 10.0, seed)
     found = by_level(session(setting, phases, seed), phases)
     calm = [item.median_ns for item in found["quiet"] if item.causes == ()]
-    base = statistics.median(calm) if calm else math.nan
+    base = statistics.median(calm) if calm else None
     levels: dict[str, Any] = {}
     for level, items in found.items():
         causes: dict[str, int] = defaultdict(int)
@@ -124,7 +123,7 @@ def one(setting: Setting, seed: int) -> dict[str, Any]:
             "blocks": len(items),
             "flagged": sum(bool(item.causes) for item in items),
             "causes": dict(causes),
-            "slower": statistics.median(item.median_ns for item in items) / base if items else math.nan,
+            "slower": None if base is None else statistics.median(item.median_ns for item in items) / base,
         }
     return {"setting": setting.name, "levels": levels, "bystanders": setting.bystanders}
 
@@ -137,9 +136,9 @@ def measure(seed: int) -> Result:
         for level, counts in result["levels"].items():
             if level == "quiet":
                 alarms, calm = alarms + counts["flagged"], calm + counts["blocks"]
-            elif level in result["bystanders"] and not counts["slower"] >= EFFECT:
+            elif level in result["bystanders"] and (counts["slower"] or 0.0) < EFFECT:
                 beside.append(
-                    f"{result['setting']}, {level}: {counts['slower']:.2f}, {counts['flagged']} of {counts['blocks']}"
+                    f"{result['setting']}, {level}: {counts['slower'] or 0.0:.2f}, {counts['flagged']} of {counts['blocks']}"
                 )
             else:
                 hits, total = hits + counts["flagged"], total + counts["blocks"]

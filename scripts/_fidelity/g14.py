@@ -33,7 +33,7 @@ RECIPES = ("tflite:fp32", "tflite:fp16")
 PROTOCOL = dataclasses.replace(
     PRESETS["standard"], runs=12, max_runs=12, probes=1, memory_invokes=1, warmup_s=0.1, run_s=0.2, rounds=20
 )
-HARNESS = [sys.executable, "-m", "harness.cli.main"]
+HARNESS = [str(Path(sys.executable).with_name("harness"))]
 
 
 def session(store: Store, seed: int, number: int) -> str:

@@ -306,3 +306,31 @@ def test_from_a_whole_session_and_as_json() -> None:
         text = json.dumps(recommendation_to_dict(item), allow_nan=False)
         assert json.loads(text)["winner"] == names(item)[0]
         assert advice_to_dict(advice)["sentence"] == advice.sentence
+
+
+def _rounds(*times: float) -> dict[int, float]:
+    return dict(enumerate(times))
+
+
+def test_noise_that_hits_both_alike_makes_no_tie() -> None:
+    """Intervals over rounds overlap widely, yet in every round one is 5 % slower than the other."""
+    machine = np.exp(np.random.default_rng(1).normal(0, 0.2, 6)) * 1e6
+    rows = [
+        make(name, ms, kb, latency_median_low_ns=0.7e6 * ms, latency_median_high_ns=1.4e6 * ms)
+        for name, ms, kb in (("fast", 1.0, 100), ("small", 1.05, 50))
+    ]
+    medians = {("fast", "laptop"): _rounds(*machine), ("small", "laptop"): _rounds(*(machine * 1.05))}
+    assert names(one(rows, run_medians=medians)) == ("fast", "small")
+    assert one(rows, run_medians=medians).tie == ()
+    # Without pairs only the intervals are there, and they overlap: the smaller one is taken.
+    assert names(one(rows)) == ("small", "fast")
+    within = {**medians, ("small", "laptop"): _rounds(*(machine * 1.005))}
+    assert one(rows, run_medians=within).winner is not None
+    assert set(one(rows, run_medians=within).tie) == {"fast", "small"}
+
+
+def test_rounds_that_one_variant_stopped_before_are_no_obstacle() -> None:
+    rows = [make("fast", 1.0), make("slow", 1.2)]
+    medians = {("fast", "laptop"): _rounds(*[1e6] * 6), ("slow", "laptop"): _rounds(*[1.2e6] * 9)}
+    found = one(rows, run_medians=medians)
+    assert (found.tie, found.confidence) == ((), 1.0)

@@ -121,3 +121,49 @@ def test_real_changes_are_found(change: dict[str, float]) -> None:
     rng = np.random.default_rng(32)
     found = sum(series(rng, run_effect=0.005, **change).flagged for _ in range(200))
     assert found / 200 >= 0.95
+
+
+def _together(change: np.ndarray, *, alone: bool, seed: int = 9) -> drift.Drift:
+    """Three variants on a machine that differs by 3 % from run to run; the first drifts alone, or all do."""
+    rng = np.random.default_rng(seed)
+    runs = np.repeat(np.arange(RUNS), BLOCKS)
+    machine = np.exp(rng.normal(0, 0.03, RUNS)[runs])
+    rows = [1e6 * machine * np.exp(rng.normal(0, 0.005, runs.size)) for _ in range(3)]
+    rows = [row * change if index == 0 or not alone else row for index, row in enumerate(rows)]
+    return drift.analyse(list(np.arange(runs.size) * 1.0), list(rows[0]), list(runs), [list(row) for row in rows[1:]])
+
+
+def test_a_drift_of_one_variant_is_found_under_the_machines_noise() -> None:
+    found = _together(np.linspace(1.0, 1.05, RUNS * BLOCKS), alone=True)
+    assert found.flagged
+    assert found.shared is False
+    assert found.trend is not None
+    assert found.trend.change == pytest.approx(0.05, abs=0.01)
+
+
+def test_what_all_variants_share_is_the_devices() -> None:
+    step = np.where(np.arange(RUNS * BLOCKS) < 60, 1.0, 1.5)
+    found = _together(step, alone=False)
+    assert found.flagged
+    assert found.shared is True
+    assert not _together(np.ones(RUNS * BLOCKS), alone=True).flagged
+
+
+def test_the_other_of_two_is_not_blamed() -> None:
+    rng = np.random.default_rng(10)
+    runs, times = np.repeat(np.arange(RUNS), BLOCKS), np.arange(RUNS * BLOCKS) * 1.0
+    steady, rising = (1e6 * np.exp(rng.normal(0, 0.005, runs.size)) for _ in range(2))
+    rising = rising * np.linspace(1.0, 1.08, runs.size)
+    assert drift.analyse(list(times), list(rising), list(runs), [list(steady)]).shared is False
+    assert not drift.analyse(list(times), list(steady), list(runs), [list(rising)]).flagged
+
+
+def test_a_warm_up_that_has_not_ended_shows_by_its_end() -> None:
+    rng = np.random.default_rng(11)
+    runs = np.repeat(np.arange(6), 10)
+    values = 1e6 * np.tile(np.linspace(1.009, 1.0, 10), 6) * np.exp(rng.normal(0, 0.001, 60))
+    found = drift.analyse(list(np.arange(60.0)), list(values), list(runs)).trend
+    assert found is not None
+    assert (found.flagged, found.within_runs) == (True, True)
+    # The other way round, 0.9 % is too little to matter.
+    assert not drift.analyse(list(np.arange(60.0)), list(values[::-1]), list(runs)).flagged

@@ -151,7 +151,7 @@ def test_a_job_has_one_kind_of_run_only(energy: Any) -> None:
 
     code, messages, _ = run(dataclasses.replace(energy(), probe=p.ProbePlan()))
     assert code == 1
-    assert "exactly one of latency, probe, energy and profile" in of(messages, "error")[0]["message"]
+    assert "exactly one of latency, probe, energy, profile" in of(messages, "error")[0]["message"]
 
 
 def test_the_job_comes_through_the_wire_unchanged(energy: Any) -> None:

@@ -21,7 +21,7 @@ OLD, NEW = "20260101-000000-old", "20260201-000000-new"
 
 
 def session(identity: str, name: str, **options: object) -> SessionData:
-    made = sample_session(session_id=identity, name=name, variants=MADE, block_s=0.02, **options)
+    made = sample_session(session_id=identity, name=name, variants=MADE, rounds=4, block_s=0.01, **options)
     created = f"{identity[:4]}-{identity[4:6]}-{identity[6:8]}T00:00:00+00:00"
     return dataclasses.replace(made, session=dataclasses.replace(made.session, created_at=created))
 
@@ -111,10 +111,11 @@ def test_what_is_unclear_is_refused_with_advice(results: Path, words: tuple[str,
         assert text in done.stderr
 
 
+@pytest.mark.slow
 def test_names_that_are_sessions_and_variants_are_ambiguous(tmp_path: Path) -> None:
     with Store.open(tmp_path / "harness.sqlite") as store:
         for identity, name in ((OLD, FP32), (NEW, INT8)):
-            fill(store, session(identity, name, devices=("laptop",), runs=2, rounds=2))
+            fill(store, session(identity, name, devices=("laptop",), runs=2))
     done = harness(tmp_path, "compare", INT8, FP32)
     assert done.exit_code == 2
     assert "are sessions and also variants" in done.stderr
@@ -122,6 +123,7 @@ def test_names_that_are_sessions_and_variants_are_ambiguous(tmp_path: Path) -> N
     assert harness(tmp_path, "compare", NEW, OLD).exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_session_goes_through_a_file_unchanged(results: Path, tmp_path: Path) -> None:
     there = tmp_path / "there"
     done = harness(results, "export", "before", str(tmp_path / "one.sqlite"))

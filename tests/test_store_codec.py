@@ -30,7 +30,7 @@ def times(count: int, seed: int = 0, step: int = 1) -> tuple[np.ndarray, np.ndar
 
 
 @given(PAIRS, st.sampled_from([1, 100, 1_000]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_samples_survive_to_the_last_bit(pairs: list[tuple[int, int]], step: int) -> None:
     wall = np.array([wall // 2 // step * step for wall, _ in pairs], dtype=np.int64)
     cpu = np.array([cpu for _, cpu in pairs], dtype=np.int64)
@@ -42,7 +42,7 @@ def test_samples_survive_to_the_last_bit(pairs: list[tuple[int, int]], step: int
 
 
 @given(PAIRS.filter(bool), st.integers(0, 10_000), st.integers(1, 255))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_a_changed_byte_is_noticed(pairs: list[tuple[int, int]], where: int, change: int) -> None:
     blob = bytearray(pack_samples(np.array([wall for wall, _ in pairs], dtype=np.int64)))
     blob[where % len(blob)] ^= change

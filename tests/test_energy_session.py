@@ -26,7 +26,7 @@ from harness.table import build_rows
 
 S = 1_000_000_000
 PROTOCOL = MeasurementProtocol(
-    preset="quick", runs=1, max_runs=1, probes=1, rounds=1, run_samples=2, energy=True, energy_rate_hz=5.0
+    preset="quick", runs=1, max_runs=1, probes=1, rounds=1, run_samples=6, energy=True, energy_rate_hz=5.0
 )
 RAIL = {
     "kind": "hwmon",

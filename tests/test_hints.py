@@ -26,7 +26,7 @@ Rows = Callable[[Row], Row]
 def made(
     facts: dict[str, Any] | None = None, *, emulated: bool = False, protocol: Any = None, **settings: Any
 ) -> SessionData:
-    given = {"devices": ("laptop",), "variants": VARIANTS[:2], "block_s": 0.12, "run_effect": 0.0, "seed": 3} | settings
+    given = {"devices": ("laptop",), "variants": VARIANTS[:2], "block_s": 0.02, "run_effect": 0.0, "seed": 3} | settings
     data = sample_session(**given)
     device = dataclasses.replace(data.devices[0], emulated=emulated)
     device = dataclasses.replace(device, facts={**device.facts, **(facts or {})})

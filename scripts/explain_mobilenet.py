@@ -97,7 +97,7 @@ def filled(text: str, cases: dict[str, Any], out: Path, load: list[str]) -> str:
     parts = [
         (
             f"`python scripts/explain_mobilenet.py`, {out.stem[:10]}, two cores, load {' '.join(load)}; base: keras.applications, random weights. "
-            f"Raw times are in [the figures](../results/fidelity/{out.name}).\n"
+            f"Every figure is in [the file](../results/fidelity/{out.name}).\n"
         )
     ]
     for name, case in cases.items():

@@ -72,6 +72,8 @@ def test_nothing_asked_nothing_done(model: str) -> None:
         {"ramp": {"share": 0.2}},
         {"step": {"share": 0.2, "seconds": 1}},
         {"from_ns": True},
+        {"only": "m"},
+        {"only": [1]},
     ],
 )
 def test_what_is_not_understood_is_refused(model: str, asked: object) -> None:
@@ -120,3 +122,12 @@ def test_a_real_engine_is_slowed_and_the_session_says_so(tmp_path: Path) -> None
     rows = {row.variant: row for row in build_rows(data)}
     assert rows["tiny.onnx"].grade == rows["tiny_qdq.onnx"].grade == "C"
     assert "slowed down on purpose: +100.000% always" in rows["tiny.onnx"].grade_reasons
+
+
+def test_ramp_and_step_may_hit_one_model_alone() -> None:
+    asked = {"inject": {"ramp": {"share": 0.2, "seconds": 1.0}, "slowdown": {"b": 0.1}, "only": ["a"], "from_ns": 0}}
+    first, second = injection(asked, "a"), injection(asked, "b")
+    assert first is not None
+    assert second is not None
+    assert first.share(2 * S) == pytest.approx(0.2)
+    assert second.share(2 * S) == pytest.approx(0.1)

@@ -6,6 +6,7 @@ engine's noise. Asked for by the job's option `inject`, which every engine under
     slowdown   {model id: share}: 0.03 makes that model 3 % slower
     ramp       {"share": f, "seconds": s}: all models, from nothing at the origin to f after s seconds, and f from then on
     step       {"share": f, "after_s": s}: all models, f from s seconds after the origin on
+    only       [model ids]: ramp and step hit these models alone, as when one variant drifts and not the device
     from_ns    the origin, on the device's monotonic clock; without it, the start of each agent process
 
 A model's time becomes its own times (1 + its slowdown) × (1 + ramp) × (1 + step). ALL models of such a job are wrapped, also
@@ -30,7 +31,7 @@ from .base import Session
 OPTION = "inject"
 _ALL_SPIN_NS = 3_000
 _STARTED_NS = time.perf_counter_ns()
-_KEYS = {"slowdown": None, "ramp": {"share", "seconds"}, "step": {"share", "after_s"}, "from_ns": None}
+_KEYS = {"slowdown": None, "ramp": {"share", "seconds"}, "step": {"share", "after_s"}, "only": None, "from_ns": None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,12 @@ def injection(options: Mapping[str, Any], model: str) -> Injection | None:
             wanted = " and ".join(sorted(_KEYS[key] or ()))
             raise AgentError("job", f"{OPTION}: {key} is {found!r}, no mapping with {wanted}", name="ValueError")
     ramp, step = asked.get("ramp") or {}, asked.get("step") or {}
+    only = asked.get("only")
+    listed = isinstance(only, Sequence) and not isinstance(only, str) and all(isinstance(name, str) for name in only)
+    if only is not None and not listed:
+        raise AgentError("job", f"{OPTION}: only is {only!r}, no list of models", name="ValueError")
+    if only is not None and model not in only:
+        ramp, step = {}, {}
     slowdowns = asked.get("slowdown") or {}
     if not isinstance(slowdowns, Mapping):
         raise AgentError("job", f"{OPTION}: slowdown is {slowdowns!r}, no mapping of models", name="ValueError")

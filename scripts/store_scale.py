@@ -135,8 +135,8 @@ def fill(store: Store, samples: int, seed: int) -> dict[str, Any]:
     return {"samples": count, "blocks": blocks, "write_s": round(seconds, 2), "as_version_1_bytes": first}
 
 
-def measured(argv: list[str]) -> tuple[float, float, bytes]:
-    """Wall seconds, peak resident MB and standard output of a command in a process of its own."""
+def measured(argv: list[str]) -> tuple[float, float, float, bytes]:
+    """Wall and CPU seconds, peak resident MB and standard output of a command in a process of its own."""
     with tempfile.TemporaryFile() as out:
         began = time.perf_counter()
         process = subprocess.Popen(argv, stdout=out, cwd=ROOT)
@@ -146,7 +146,7 @@ def measured(argv: list[str]) -> tuple[float, float, bytes]:
         if process.returncode:
             raise SystemExit(f"{argv} ended with {process.returncode}")
         out.seek(0)
-        return seconds, usage.ru_maxrss / 1024, out.read()
+        return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, out.read()
 
 
 def figures(folder: Path, samples: int, seed: int) -> dict[str, Any]:
@@ -155,12 +155,13 @@ def figures(folder: Path, samples: int, seed: int) -> dict[str, Any]:
         written = fill(store, samples, seed)
     size = path.stat().st_size
     table = [str(Path(sys.executable).with_name("harness")), "table", "latest", "--results", str(folder)]
-    seconds, peaks, texts = zip(*(measured(table) for _ in range(TABLES)), strict=True)
+    seconds, cpu, peaks, texts = zip(*(measured(table) for _ in range(TABLES)), strict=True)
     found = written | {
         "store_bytes": size,
         "bytes_per_sample": round(size / written["samples"], 3),
         "bytes_per_sample_as_version_1": round(written["as_version_1_bytes"] / written["samples"], 3),
         "table_s": [round(value, 3) for value in seconds],
+        "table_cpu_s": [round(value, 3) for value in cpu],
         "table_peak_mb": [round(value, 1) for value in peaks],
         "same_bytes_every_time": len(set(texts)) == 1,
     }

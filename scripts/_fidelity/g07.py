@@ -24,7 +24,7 @@ from harness.table.drifts import companions, drift_of
 from harness.table.evidence import threads_of
 
 SERIES = 500
-QUIET, INJECTED = 50, 6
+QUIET, INJECTED = 50, 5
 FOUND, FALSE = 0.95, 0.05
 RUNS, BLOCKS = 12, 10  # the headline preset
 NOISE, RUN_EFFECT = 0.01, 0.005
@@ -65,7 +65,7 @@ def shares(seed: int, *, noisy: bool, runs: int = RUNS) -> dict[str, dict[str, f
 
 # As many runs as the headline preset, as short as the engine's start lets them be.
 PROTOCOL = dataclasses.replace(
-    live.PROTOCOL, runs=6, max_runs=6, warmup_s=0.05, run_s=0.2, rounds=BLOCKS, stop_on="estimate"
+    live.PROTOCOL, runs=6, max_runs=6, warmup_s=0.05, run_s=0.1, rounds=BLOCKS, stop_on="estimate"
 )
 NAMES = (live.BASE, live.CANDIDATE, "third")
 
@@ -168,4 +168,4 @@ def measure(seed: int) -> Result:
     )
 
 
-GOAL = Goal("drift found, and no false alarms", measure, 420)
+GOAL = Goal("drift found, and no false alarms", measure, 600)

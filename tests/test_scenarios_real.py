@@ -111,7 +111,7 @@ from harness.runner import run_session
 from harness.store import Store
 signal.signal(signal.SIGINT, signal.default_int_handler)
 folder = Path(sys.argv[2])
-wanted = dataclasses.replace(protocol(), scenario="sustained", duration_s=2.0.0)
+wanted = dataclasses.replace(protocol(), scenario="sustained", duration_s=300.0)
 device = DeviceProfile(name="here", transport="local", work_folder=str(folder / "work"))
 with Store.open(folder / "s.sqlite") as store:
     run_session(spec([device], wanted, ("tiny.onnx",)), store, lambda event: print(event.kind, event.text, flush=True))
@@ -125,8 +125,11 @@ def test_ctrl_c_keeps_the_seconds_that_were_measured(tmp_path: Path) -> None:
     )
     assert process.stdout is not None
     started = 0
-    while started < 2:  # the probe, then the sustained run
-        started += process.stdout.readline().startswith("started")
+    for line in process.stdout:
+        started += line.startswith("started")
+        if started == 2:  # the probe, then the sustained run
+            break
+    assert started == 2
     time.sleep(3.0)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)

@@ -191,7 +191,9 @@ class SyncSession:
             try:
                 self._write(fd, chunk)
             except OSError:
-                if replaced:  # before the client hears of it; and only once, for it may push the same name again at once
+                if (
+                    replaced
+                ):  # before the client hears of it; and only once, for it may push the same name again at once
                     replaced = False
                     self._files.unlink(path)
                 raise

@@ -15,6 +15,9 @@ from harness.agent.channel import AgentError
 from harness.agent.protocol import Data, Job, LatencyPlan, Model, Turn, decode_job, encode_job
 from harness.agent.turns import Turns
 
+# Whole sessions or processes: seconds together.
+pytestmark = pytest.mark.slow
+
 ROUNDS = 6
 
 

@@ -15,6 +15,9 @@ from harness.cli.main import app
 from harness.records import SessionData
 from harness.store import Store
 
+# Whole sessions or processes: seconds together.
+pytestmark = pytest.mark.slow
+
 FP32, FP16, INT8 = (VARIANTS[index].name for index in (0, 1, 3))
 MADE = tuple(VARIANTS[index] for index in (0, 1, 3))
 OLD, NEW = "20260101-000000-old", "20260201-000000-new"

@@ -19,6 +19,9 @@ from harness.session.events import STARTED, STOPPED
 from harness.session.spending import Budget, Offer, spend
 from harness.table import build_rows
 
+# Whole sessions or processes: seconds together.
+pytestmark = pytest.mark.slow
+
 VERDICT = MeasurementProtocol(runs=6, max_runs=30, probes=1, rounds=3, run_samples=6, stop_on="verdict")
 SHORT = dataclasses.replace(VERDICT, max_runs=8)
 # Three variants far from the base, one equal to it with much noise, and a second engine where all is quiet.

@@ -63,7 +63,8 @@ def all_strips(data: SessionData) -> dict[str, dict[str, Strip]]:
 def sustained_figures(cell: Cell, data: SessionData, figures: dict[str, Any], reasons: dict[str, str]) -> None:
     """Fill in the row's fields, or why they are missing."""
     if data.session.protocol.get("scenario") != SUSTAINED:
-        reasons |= dict.fromkeys(FIELDS, "the scenario is not sustained (--scenario sustained)")
+        # A device that counts instructions has given its own, stronger reason.
+        reasons.update(dict.fromkeys(FIELDS, "the scenario is not sustained (--scenario sustained)") | reasons)
         return
     if not cell.counted:
         reasons |= dict.fromkeys(

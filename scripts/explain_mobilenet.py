@@ -78,7 +78,7 @@ def explain(variant: Path, base: Path, runs: int, method: str) -> dict[str, Any]
 def words(found: dict[str, Any]) -> str:
     """The explanation as a terminal shows it, made from the same data."""
     from harness.explain import Change, Explanation, LayerTime, Side, TypeTime
-    from harness.findings import Finding
+    from harness.explain.findings import Finding
     from harness.report.explain import render_explanation
 
     def side(data: dict[str, Any]) -> Side:

@@ -11,7 +11,7 @@ import pytest
 from report_samples import HOSTILE
 from sample_session import VARIANTS, sample_session
 
-from harness.differences import output_differences
+from harness.compare.differences import output_differences
 from harness.records import Evaluation, Run, SessionData
 from harness.report.bundle import write_reports
 from harness.report.differences import paragraphs

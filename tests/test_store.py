@@ -21,8 +21,8 @@ from sample_session import VARIANTS, sample_session
 from harness.errors import HarnessError, SpecError, StoreError
 from harness.records import Block, Failure, Run, SessionData, VariantRecord
 from harness.store import Store
-from harness.store_codec import BlobError, pack, unpack
-from harness.store_engine import file_url, make_engine
+from harness.store.codec import BlobError, pack, unpack
+from harness.store.engine import file_url, make_engine
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -15,7 +15,7 @@ from test_store import assert_equal, fill
 
 from harness.records import SessionData
 from harness.store import Store
-from harness.store_codec import BlobError, pack, pack_samples, unpack_samples
+from harness.store.codec import BlobError, pack, pack_samples, unpack_samples
 from harness.table import build_rows
 
 INT64 = st.integers(-(2**63), 2**63 - 1)

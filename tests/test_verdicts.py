@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from harness.compare.verdicts import MOST_RUNS, explain, further_runs
 from harness.stats.compare import Comparison, holm, paired
-from harness.verdicts import MOST_RUNS, explain, further_runs
 
 
 def of(mean: float, spread: float, n: int = 6, seed: int = 0) -> Comparison:

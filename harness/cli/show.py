@@ -70,7 +70,7 @@ class LoadedSession:
 
     def differences(self) -> list[str]:
         """Whether the devices gave the same outputs, and why not: paragraphs."""
-        from harness.differences import output_differences
+        from harness.compare.differences import output_differences
         from harness.report.differences import paragraphs
 
         return paragraphs(output_differences(self.data))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.differences import output_differences
+from harness.compare.differences import output_differences
 from harness.errors import SpecError
 from harness.records import SessionData
 from harness.report.csv_rows import render_csv

@@ -1,6 +1,6 @@
 """Why the same artifact answers differently on two devices, in plain words: a heading's worth for every report.
 
-Place in the flow: `harness.differences` → here → terminal, Markdown and HTML. Formats only; the figures come from there.
+Place in the flow: `harness.compare.differences` → here → terminal, Markdown and HTML. Formats only; the figures come from there.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from harness.differences import Difference, Setting
+from harness.compare.differences import Difference, Setting
 from harness.report import units
 from harness.report.cells import clean
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.explain import WELL_EXPLAINED, Change, Explanation, Side
-from harness.findings import Finding
+from harness.explain.findings import Finding
 from harness.report import units
 from harness.report.cells import clean
 from harness.report.textgrid import GridColumn, Paper, print_grid

@@ -5,7 +5,7 @@ SQLAlchemy URL instead. A run is one transaction, on disk before `add_run` retur
 synced), so a harness killed at any moment loses no finished run. Several processes may write at once: a writer waits up
 to a minute for another. Importing this module imports SQLAlchemy; import it where it is used.
 
-Schema of the database: `harness.store_schema`.
+Schema of the database: `harness.store.schema`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from typing import Any, Self
 import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
-from harness import store_schema
 from harness.errors import HarnessError, SpecError, StoreError
 from harness.records import DeviceRecord, Reference, Run, Session, SessionData, VariantRecord
-from harness.store_codec import BlobError
-from harness.store_engine import DEFAULT_PATH, file_url, hold, make_engine, prepare_file
-from harness.store_schema import (
+from harness.store import schema
+from harness.store.codec import BlobError
+from harness.store.engine import DEFAULT_PATH, file_url, hold, make_engine, prepare_file
+from harness.store.schema import (
     BLOCKS,
     DEVICES,
     EVALUATIONS,
@@ -112,22 +112,22 @@ class Store:
     ) -> None:
         """Begin a session. Raises SpecError when its id is taken."""
         with self._writing(f"session {session.id!r} exists already") as connection:
-            row = store_schema.session_row(session) | store_schema.reference_columns(reference)
+            row = schema.session_row(session) | schema.reference_columns(reference)
             connection.execute(sa.insert(SESSIONS), row)
             for variant in variants:
-                _put(connection, VARIANTS, session.id, variant.name, store_schema.variant_json(variant))
+                _put(connection, VARIANTS, session.id, variant.name, schema.variant_json(variant))
             for device in devices:
-                _put(connection, DEVICES, session.id, device.name, store_schema.device_json(device))
+                _put(connection, DEVICES, session.id, device.name, schema.device_json(device))
 
     def add_variant(self, session_id: str, variant: VariantRecord) -> None:
         """Add a variant, or replace the one of the same name in its place."""
         with self._writing(f"there is no session {session_id!r}") as connection:
-            _put(connection, VARIANTS, session_id, variant.name, store_schema.variant_json(variant))
+            _put(connection, VARIANTS, session_id, variant.name, schema.variant_json(variant))
 
     def add_device(self, session_id: str, device: DeviceRecord) -> None:
         """Add a device, or replace the one of the same name in its place."""
         with self._writing(f"there is no session {session_id!r}") as connection:
-            _put(connection, DEVICES, session_id, device.name, store_schema.device_json(device))
+            _put(connection, DEVICES, session_id, device.name, schema.device_json(device))
 
     def add_run(self, run: Run) -> None:
         """Add a whole run in one transaction: after this returns, nothing short of a lost disk takes it away.
@@ -136,14 +136,14 @@ class Store:
         int64 or whose wall and CPU times differ in number.
         """
         parts = (
-            (LOADS, [store_schema.load_row(run.id, i, load) for i, load in enumerate(run.loads)]),
-            (BLOCKS, [store_schema.block_row(run.id, i, block) for i, block in enumerate(run.blocks)]),
-            (EVALUATIONS, [store_schema.evaluation_row(run.id, i, item) for i, item in enumerate(run.evaluations)]),
+            (LOADS, [schema.load_row(run.id, i, load) for i, load in enumerate(run.loads)]),
+            (BLOCKS, [schema.block_row(run.id, i, block) for i, block in enumerate(run.blocks)]),
+            (EVALUATIONS, [schema.evaluation_row(run.id, i, item) for i, item in enumerate(run.evaluations)]),
         )
         with self._writing(f"run {run.id!r} exists already, or its session does not") as connection:
             _upgrade(connection)
             position = _next_position(connection, RUNS, run.session_id)
-            connection.execute(sa.insert(RUNS), store_schema.run_row(run) | {"position": position})
+            connection.execute(sa.insert(RUNS), schema.run_row(run) | {"position": position})
             for table, rows in parts:
                 if rows:
                     connection.execute(sa.insert(table), rows)
@@ -224,11 +224,11 @@ class Store:
             )
             try:
                 return SessionData(
-                    session=store_schema.session_from_row(row),
-                    variants=tuple(store_schema.variant_from_json(text) for text in variants),
-                    devices=tuple(store_schema.device_from_json(text) for text in devices),
+                    session=schema.session_from_row(row),
+                    variants=tuple(schema.variant_from_json(text) for text in variants),
+                    devices=tuple(schema.device_from_json(text) for text in devices),
                     runs=_runs(connection, session_id),
-                    reference=store_schema.reference_from_row(row),
+                    reference=schema.reference_from_row(row),
                 )
             except (BlobError, KeyError, TypeError, ValueError) as error:
                 raise SpecError(f"session {session_id!r} in {self._where} is damaged: {error}") from error
@@ -318,10 +318,10 @@ def copy_session(source: Store, target: Store, session_id: str) -> None:
 
 
 # Part of a run → how its rows are read.
-_PARTS: tuple[tuple[sa.Table, Callable[[store_schema.Row], Any]], ...] = (
-    (LOADS, store_schema.load_from_row),
-    (BLOCKS, store_schema.block_from_row),
-    (EVALUATIONS, store_schema.evaluation_from_row),
+_PARTS: tuple[tuple[sa.Table, Callable[[schema.Row], Any]], ...] = (
+    (LOADS, schema.load_from_row),
+    (BLOCKS, schema.block_from_row),
+    (EVALUATIONS, schema.evaluation_from_row),
 )
 # Rows fetched at a time: the stored bytes of a large session are never in memory all at once.
 _FETCHED = 256
@@ -332,7 +332,7 @@ def _runs(connection: sa.Connection, session_id: str) -> tuple[Run, ...]:
     version = _version(connection)
     parts: list[dict[str, list[Any]]] = []
     for table, read in _PARTS:
-        columns = store_schema.columns_of(table, version)
+        columns = schema.columns_of(table, version)
         query = sa.select(*columns).where(table.c.run_id.in_(of_session)).order_by(table.c.run_id, table.c.position)
         by_run: dict[str, list[Any]] = {}
         # Closed at once even where a row is damaged: on a server the rows not yet fetched are kept for us.
@@ -342,7 +342,7 @@ def _runs(connection: sa.Connection, session_id: str) -> tuple[Run, ...]:
         parts.append(by_run)
     query = sa.select(RUNS).where(RUNS.c.session_id == session_id).order_by(RUNS.c.position)
     return tuple(
-        store_schema.run_from_rows(row, *(by_run.get(row["id"], []) for by_run in parts))
+        schema.run_from_rows(row, *(by_run.get(row["id"], []) for by_run in parts))
         for row in connection.execute(query).mappings()
     )
 
@@ -358,7 +358,7 @@ def _upgrade(connection: sa.Connection) -> None:
     # Two writers may both find the old version; the second waits here, and looks again.
     hold(connection)
     found = _version(connection)
-    for since, added in sorted(store_schema.ADDED.items()):
+    for since, added in sorted(schema.ADDED.items()):
         for table, name in added if since > found else ():
             kind = table.c[name].type.compile(connection.dialect)
             connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {name} {kind}"))

@@ -11,7 +11,7 @@ candidate / reference: below 1 the candidate is faster. How runs are paired deci
 Verdicts are Holm-corrected over all pairs of a table, and each is explained in a sentence. `overall` is the one verdict on a whole
 table: of two devices, or of two sessions on one device, one ratio per round (the geometric mean over variants); of several
 devices, first one ratio for each, then their geometric mean, from five devices on. Sessions from different kinds of
-machines are not compared unless asked for; what else was not alike is named (`harness.comparable`).
+machines are not compared unless asked for; what else was not alike is named (`harness.compare.comparable`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from harness.comparable import differences
+from harness.compare.comparable import differences as setting_differences
+from harness.compare.verdicts import explain, further_runs
 from harness.errors import SpecError
 from harness.records import SessionData
 from harness.row import OK, Row
@@ -33,7 +34,6 @@ from harness.stats.compare import Comparison
 from harness.stats.looks import Looks, looks_of
 from harness.stats.prediction import Prediction, predicted_median
 from harness.table import block_medians, build_rows, run_medians
-from harness.verdicts import explain, further_runs
 
 Key = tuple[str, str]  # variant, device
 Blocks = Mapping[tuple[int, str], Mapping[int, float]]  # (round, run) → interleaved round → median
@@ -174,7 +174,7 @@ def compare_sessions(
             remedy="compare sessions of the same experiment",
         )
     devices = list(dict.fromkeys(device for (_, device), _ in keys))
-    found = differences(candidate, reference, devices)
+    found = setting_differences(candidate, reference, devices)
     if found.machine and not across_machines:
         raise SpecError(
             f"the machines of {one.session} and {two.session} are not of one kind: {'; '.join(found.machine)}",

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from harness.findings import Finding, find
+from harness.explain.findings import Finding, find
 from harness.records import PROFILE, OperatorTimes, Profile, Run
 from harness.stats.attribution import (
     COMPUTE,

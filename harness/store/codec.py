@@ -1,6 +1,6 @@
 """Samples → bytes and back, without loss: what a block's wall and CPU times take in the store.
 
-Below `harness.store_schema`. Times of one variant lie close together, so of each only the distance to the smallest is kept,
+Below `harness.store.schema`. Times of one variant lie close together, so of each only the distance to the smallest is kept,
 in units of the clock's step; of CPU times, the distance to their wall times. What is left is mostly noise, which nothing
 makes smaller, in the low bytes, and mostly zeros in the high ones: the bytes are therefore laid out plane by plane (all
 lowest bytes, then all second ones, …), as many planes as the largest value needs, and then compressed.

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.hints.longer import more_time, times_of
 from harness.records import DeviceRecord, SessionData
 from harness.row import OK, Row
 from harness.stats.contention import REMARKED_SHARE
-from harness.time_hints import more_time, times_of
 
 # Kind → what it is about. In order of importance: what spoils the figures first, what would add to them last.
 KINDS = {

@@ -1,6 +1,6 @@
 """What more time would settle: open verdicts and wide intervals, in minutes, and those that no time would settle. Part of the advice.
 
-Used by `harness.hints`. Pure. Widths fall with the square root of the runs (`harness.verdicts`, `harness.stats.stopping`); what a run
+Used by `harness.hints`. Pure. Widths fall with the square root of the runs (`harness.compare.verdicts`, `harness.stats.stopping`); what a run
 takes is known from those that were made: what was spent around the samples, and on each variant's own.
 """
 
@@ -11,12 +11,12 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from harness.compare.verdicts import MOST_RUNS, further_runs
 from harness.records import LATENCY, Run, SessionData
 from harness.row import Row
 from harness.stats import compare
 from harness.stats.grade import RULES, Rules
 from harness.table import block_medians
-from harness.verdicts import MOST_RUNS, further_runs
 
 # Nobody waits longer for one verdict.
 LONGEST_S = 7200.0

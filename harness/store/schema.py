@@ -1,7 +1,7 @@
 """The store's tables, and how records become their rows and come back.
 
 Below `harness.store`, which does the reading and writing. Documents are JSON text; arrays are blobs, laid out by
-`harness.store_codec`, so that a round trip is exact and a damaged blob is noticed.
+`harness.store.codec`, so that a round trip is exact and a damaged blob is noticed.
 
 Schema history (STORE_SCHEMA). A store is brought up to date by the first run written to it; until then it is read as it is.
   1  first: session, variant, device, run, load, block, evaluation.
@@ -34,7 +34,7 @@ from harness.records import (
     Session,
     VariantRecord,
 )
-from harness.store_codec import BlobError, pack, pack_samples, unpack, unpack_samples
+from harness.store.codec import BlobError, pack, pack_samples, unpack, unpack_samples
 
 STORE_SCHEMA = 2
 

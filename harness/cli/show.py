@@ -130,7 +130,7 @@ def load(store: Store, session: str) -> LoadedSession:
     from harness.hints import hints_of, with_hints
     from harness.table import build_rows
 
-    data = store.load(store.resolve(session))
+    data = store.load(store.resolve(session), settling=False)
     rows = build_rows(data)
     hints = hints_of(rows, data)
     return LoadedSession(data, with_hints(rows, hints), hints=hints)

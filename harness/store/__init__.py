@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, SQLAlchemyError
 
 from harness.errors import HarnessError, SpecError, StoreError
-from harness.records import DeviceRecord, Reference, Run, Session, SessionData, VariantRecord
+from harness.records import SETTLE, DeviceRecord, Reference, Run, Session, SessionData, VariantRecord
 from harness.store import schema
 from harness.store.codec import BlobError
 from harness.store.engine import DEFAULT_PATH, file_url, hold, make_engine, prepare_file
@@ -207,8 +207,10 @@ class Store:
         remedy = f"did you mean {_one_of(near)}?" if near else f"there are {_one_of(ids)}, or 'latest'"
         raise SpecError(f"there is no session {text!r} in {self._where}", remedy=remedy)
 
-    def load(self, session_id: str) -> SessionData:
+    def load(self, session_id: str, *, settling: bool = True) -> SessionData:
         """Everything of a session; runs in the order in which they were added.
+
+        Without `settling`, the blocks of phase "settle" are left where they are: half of all blocks, and no figure reads them.
 
         Raises SpecError when there is no such session or what is stored of it is damaged.
         """
@@ -227,7 +229,7 @@ class Store:
                     session=schema.session_from_row(row),
                     variants=tuple(schema.variant_from_json(text) for text in variants),
                     devices=tuple(schema.device_from_json(text) for text in devices),
-                    runs=_runs(connection, session_id),
+                    runs=_runs(connection, session_id, settling=settling),
                     reference=schema.reference_from_row(row),
                 )
             except (BlobError, KeyError, TypeError, ValueError) as error:
@@ -327,13 +329,15 @@ _PARTS: tuple[tuple[sa.Table, Callable[[schema.Row], Any]], ...] = (
 _FETCHED = 256
 
 
-def _runs(connection: sa.Connection, session_id: str) -> tuple[Run, ...]:
+def _runs(connection: sa.Connection, session_id: str, *, settling: bool) -> tuple[Run, ...]:
     of_session = sa.select(RUNS.c.id).where(RUNS.c.session_id == session_id)
     version = _version(connection)
     parts: list[dict[str, list[Any]]] = []
     for table, read in _PARTS:
         columns = schema.columns_of(table, version)
         query = sa.select(*columns).where(table.c.run_id.in_(of_session)).order_by(table.c.run_id, table.c.position)
+        if table is BLOCKS and not settling:
+            query = query.where(BLOCKS.c.phase != SETTLE)
         by_run: dict[str, list[Any]] = {}
         # Closed at once even where a row is damaged: on a server the rows not yet fetched are kept for us.
         with connection.execute(query, execution_options={"yield_per": _FETCHED}) as found:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -68,6 +69,7 @@ class Device:
         self._verified: dict[str, str] = {}
         self._digests: dict[tuple[Path, int, int], str] = {}
         self._mine: set[str] = set()
+        self._deploying = threading.RLock()
         self._agent: str | None = None
         raw = self._ask(do="inspect", work=self.runtime.work or work_folder_of(profile), session=session)
         if tuple(int(part) for part in str(raw["python"]).split(".")[:2]) < MIN_PYTHON:
@@ -236,8 +238,13 @@ class Device:
     def deploy(self, files: Mapping[str, Path]) -> str:
         """Bring files (relative name → local path) into one folder named by their contents; the folder on the device.
 
-        Sends only what is not there with the right sha256. Raises TransportError.
+        Sends only what is not there with the right sha256. One thread at a time: two engines may want the same file. Raises
+        TransportError.
         """
+        with self._deploying:
+            return self._deploy(files)
+
+    def _deploy(self, files: Mapping[str, Path]) -> str:
         digests = {name: self._digest(path) for name, path in files.items()}
         listing = "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
         key = hashlib.sha256(listing.encode()).hexdigest()[:32]

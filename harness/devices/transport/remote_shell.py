@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 import shlex
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
@@ -41,7 +42,7 @@ class Shell(Protocol):
 
 class RemoteShell:
     """Lines of sh on the device. `start` gives a running `sh`; `lost` the error for one that ended; `check` raises
-    TransportError when a silent device is gone (where nothing else notices)."""
+    TransportError when a silent device is gone (where nothing else notices). Several threads may ask: one waits for the other."""
 
     def __init__(
         self,
@@ -57,9 +58,15 @@ class RemoteShell:
         self._marker = f"harness-{secrets.token_hex(8)}:"
         self._shell: Shell | None = None
         self._has_openssl = True
+        self._asking = threading.Lock()
 
     def ask(self, script: str, *arguments: str) -> tuple[int, bytes]:
         """Run a line of sh with "$@": its code, its stdout with its stderr. Raises TransportError."""
+        # Engines of one device are brought there by a thread each; of two answers in one stream nobody could tell which is whose.
+        with self._asking:
+            return self._ask(script, *arguments)
+
+    def _ask(self, script: str, *arguments: str) -> tuple[int, bytes]:
         if self._shell is None:
             self._shell = self._start()
         mark = b"\n" + self._marker.encode()

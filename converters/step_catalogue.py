@@ -1,0 +1,209 @@
+"""The catalogue of compression steps: their parameters, what they need, and the papers they come from, as data.
+
+Read by `converters.steps`. Each entry names its module in `converters.compress`, which is imported in a worker only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from converters.errors import RecipeError
+
+_WORDS = {"true": True, "false": False, "yes": True, "no": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter of a step. `kind`: float, int, str or bool. `low`, `high`: bounds that belong to the range themselves,
+    unless `open_ended` (then neither does). `choices`: the words that a str may be. `required`: has no default."""
+
+    name: str
+    kind: type
+    default: Any = None
+    help: str = ""
+    low: float | None = None
+    high: float | None = None
+    open_ended: bool = False
+    choices: tuple[str, ...] = ()
+    required: bool = False
+
+    def checked(self, value: Any, step: str) -> Any:
+        """`value`, or what its text spells, as this parameter's kind. Raises RecipeError."""
+        if value is None and not self.required and self.default is None:
+            return None
+        found = self._converted(value)
+        if found is None or (self.choices and found not in self.choices):
+            wanted = " or ".join(self.choices) if self.choices else _KINDS[self.kind]
+            raise RecipeError(f"{step}: {self.name} is {value!r}, but must be {wanted}")
+        if isinstance(found, int | float) and not isinstance(found, bool) and not self._within(found):
+            brackets = "()" if self.open_ended else "[]"
+            low, high = ("…" if bound is None else f"{bound:g}" for bound in (self.low, self.high))
+            raise RecipeError(
+                f"{step}: {self.name} is {found:g}, but must be in {brackets[0]}{low}, {high}{brackets[1]}"
+            )
+        return found
+
+    def _converted(self, value: Any) -> Any:
+        text = str(value).strip().lower()
+        try:
+            if self.kind is bool:
+                return value if isinstance(value, bool) else _WORDS.get(text)
+            if isinstance(value, bool):
+                return None
+            if self.kind is int:
+                return int(text) if float(text).is_integer() else None
+            if self.kind is float:
+                number = float(text)
+                return number if abs(number) != float("inf") and number == number else None  # noqa: PLR0124  NaN
+        except ValueError:
+            return None
+        return str(value).strip()
+
+    def _within(self, value: float) -> bool:
+        if self.open_ended:
+            return (self.low is None or value > self.low) and (self.high is None or value < self.high)
+        return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
+
+
+_KINDS = {float: "a number", int: "a whole number", str: "a word", bool: "true or false"}
+
+
+@dataclass(frozen=True, slots=True)
+class StepInfo:
+    """One step. `target`: "module:function" in `converters.compress`. `trains`: whether it (also) trains, and so needs
+    labelled training rows; `trains_if`: names of parameters that make it train when they are above 0. `paper`: where the method comes
+    from. `example`: how it is written."""
+
+    name: str
+    target: str
+    summary: str
+    paper: str
+    example: str
+    parameters: tuple[Parameter, ...] = ()
+    trains: bool = False
+    trains_if: tuple[str, ...] = ("epochs",)
+
+
+def _epochs(default: int) -> Parameter:
+    return Parameter("epochs", int, default, "epochs of fine-tuning afterwards, 0 for none", 0, 10_000)
+
+
+_RATE = Parameter(
+    "learning_rate", float, None, "of the fine-tuning (default: chosen by the step)", 0, 10, open_ended=True
+)
+_TUNING = (_epochs(3), _RATE)
+
+STEPS: dict[str, StepInfo] = {
+    info.name: info
+    for info in (
+        StepInfo(
+            "prune",
+            "converters.compress.prune:apply",
+            "sets the smallest weights to zero; the shapes stay",
+            "Han et al., arXiv:1506.02626; schedule: Zhu and Gupta, arXiv:1710.01878; N:M: Mishra et al., arXiv:2104.08378",
+            "prune(0.5)",
+            (
+                Parameter("sparsity", float, 0.5, "share of the weights that become zero", 0, 1, open_ended=True),
+                Parameter("scope", str, "global", "one threshold for the whole model, or one per layer", choices=("global", "layer")),
+                Parameter("schedule", str, "polynomial", "all at once, or growing while training", choices=("constant", "polynomial")),
+                Parameter("pattern", str, "", "N:M such as 2:4: N of M neighbours stay; sparsity follows from it"),
+                *_TUNING,
+            ),
+        ),
+        StepInfo(
+            "prune_structured",
+            "converters.compress.prune_structured:apply",
+            "removes filters, neurons and residual blocks from the graph, and what depends on them",
+            "Li et al., arXiv:1608.08710; Liu et al., arXiv:1708.06519; Molchanov et al., arXiv:1906.10771; Fang et al., arXiv:2301.12900",
+            "prune_structured(0.5)",
+            (
+                Parameter("ratio", float, 0.5, "share of the parameters (or MACs) to remove", 0, 1, open_ended=True),
+                Parameter("by", str, "l2", "what makes a filter matter", choices=("l1", "l2", "batch_norm", "taylor", "activation")),
+                Parameter("target", str, "parameters", "what the ratio is a share of", choices=("parameters", "macs")),
+                Parameter("scope", str, "global", "rank filters over the whole model, or the same share of each layer", choices=("global", "layer")),
+                Parameter("blocks", bool, False, "also remove whole residual blocks"),
+                Parameter("iterations", int, 1, "prune and retrain in that many rounds", 1, 1_000),
+                Parameter("max_drop", float, None, "stop before the validation accuracy has dropped by more (0.01 is one point)", 0, 1, open_ended=True),
+                *_TUNING,
+            ),
+        ),
+        StepInfo(
+            "cluster",
+            "converters.compress.cluster:apply",
+            "lets the weights of a layer share few values (k-means)",
+            "Han et al., arXiv:1510.00149; k-means++: Arthur and Vassilvitskii, SODA 2007",
+            "cluster(16)",
+            (
+                Parameter("clusters", int, 16, "values per layer", 2, 4096),
+                Parameter("initialisation", str, "linear", "of the centroids", choices=("linear", "density", "kmeans++")),
+                Parameter("keep_zeros", bool, True, "zeros of an earlier pruning stay zeros"),
+                *_TUNING,
+            ),
+        ),
+        StepInfo(
+            "factorize",
+            "converters.compress.factorize:apply",
+            "writes a layer as a product of smaller ones",
+            "SVD: Denton et al., arXiv:1404.0736; spatial SVD: Jaderberg et al., arXiv:1405.3866; Tucker-2: Kim et al., "
+            "arXiv:1511.06530; CP: Lebedev et al., arXiv:1412.6553",
+            "factorize(0.5)",
+            (
+                Parameter("ratio", float, 0.5, "share of the parameters to keep in the layers that are factorized", 0, 1, open_ended=True),
+                Parameter("method", str, "auto", "of convolutions; dense layers always by SVD", choices=("auto", "svd", "spatial_svd", "tucker", "cp")),
+                Parameter("energy", float, None, "choose ranks by the share of squared singular values kept, instead of by ratio", 0, 1, open_ended=True),
+                Parameter("rank", int, None, "the same given rank everywhere, instead of by ratio", 1, 100_000),
+                *_TUNING,
+            ),
+        ),
+        StepInfo(
+            "distill",
+            "converters.compress.distill:apply",
+            "trains the model, or a smaller student, to answer as the base does",
+            "Hinton et al., arXiv:1503.02531; hints: Romero et al., arXiv:1412.6550; attention: Zagoruyko and Komodakis, arXiv:1612.03928",
+            "distill(width=0.75)",
+            (
+                Parameter("width", float, None, "the student is the model with that share of its filters, begun anew", 0, 4, open_ended=True),
+                Parameter("student", str, "", "path of a student of your own (.keras), instead of width"),
+                Parameter("temperature", float, 4.0, "softens both answers", 0, 100, open_ended=True),
+                Parameter("alpha", float, 0.7, "weight of the teacher's answers; the rest is the labels'", 0, 1),
+                Parameter("method", str, "soft", "what is learnt beside the answers", choices=("soft", "hints", "attention")),
+                Parameter("epochs", int, 10, "epochs of training", 1, 10_000),
+                _RATE,
+            ),
+            trains=True,
+        ),
+        StepInfo(
+            "fine_tune",
+            "converters.compress.fine_tune:apply",
+            "trains on, with the labels alone: the control for every step that trains",
+            "none: ordinary training",
+            "fine_tune(3)",
+            (Parameter("epochs", int, 3, "epochs of training", 1, 10_000), _RATE),
+            trains=True,
+        ),
+        StepInfo(
+            "qat",
+            "converters.compress.quantize_aware:apply",
+            "trains with the rounding of integers in the loop",
+            "Jacob et al., arXiv:1712.05877; learned step size: Esser et al., arXiv:1902.08153",
+            "qat > static_wi8_ai8",
+            (
+                Parameter("weight_bits", int, 8, "bits of the weights", 4, 8),
+                Parameter("ranges", str, "moving", "of activations: moving averages, or learned", choices=("moving", "learned")),
+                Parameter("granularity", str, "per_channel", "of the weights", choices=("per_channel", "per_tensor")),
+                Parameter("epochs", int, 3, "epochs of training", 1, 10_000),
+                _RATE,
+            ),
+            trains=True,
+        ),
+        StepInfo(
+            "entropy",
+            "converters.compress.entropy:apply",
+            "writes the weights as a Huffman-coded file beside the variant; the model stays as it is",
+            "Han et al., arXiv:1510.00149; canonical codes: Schwartz and Kallick, CACM 7(3), 1964",
+            "prune(0.9) > cluster(16) > entropy",
+            (),
+        ),
+    )
+}  # fmt: skip

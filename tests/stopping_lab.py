@@ -1,6 +1,6 @@
 """Pairs of variants that are only numbers, stopped by the real rule: how often it says what is not so.
 
-python tests/stopping_lab.py TRIALS prints the table of docs/decisions/0007.
+python tests/stopping_lab.py TRIALS [RULE …] prints the table of docs/decisions/0007.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ NOISES = ("normal", "lognormal", "AR(1)", "run effect 1 %", "run effect 3 %")
 RULES = {
     "verdict 6–12": StoppingRule(6, 12, 0.03, "verdict"),
     "verdict 6–48": StoppingRule(6, 48, 0.03, "verdict"),
+    "verdict 3–60": StoppingRule(3, 60, 0.03, "verdict"),
     "both 12–24": StoppingRule(12, 24, 0.01, "both"),
     "estimate 6–12": StoppingRule(6, 12, 0.03, "estimate"),
 }
@@ -91,6 +92,8 @@ def main() -> None:
     trials = int(sys.argv[1])
     print("| rule | noise | false, A/A | false at 1.01 | false at 1.02 | plain intervals at 1.01 | runs, A/A |")  # noqa: T201
     for name, rule in RULES.items():
+        if name not in (sys.argv[2:] or RULES):
+            continue
         for noise in NOISES:
             cells = [rates(rule, noise, ratio, trials, 1) for ratio in (SAME, AT_DIFFERENCE, AT_EQUIVALENCE)]
             plain = rates(rule, noise, AT_DIFFERENCE, trials, 1, honest=False)

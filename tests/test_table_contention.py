@@ -53,8 +53,8 @@ def test_one_thread_is_judged_by_its_own_cpu_time_alone() -> None:
         ({"waited_ns": 90_000_000, "busy_ns": 204_000_000}, ()),  # nobody else ran: sleepers are slow to wake here
         ({"waited_ns": 4_000_000, "span_ns": 40_000_000}, ("waited",)),  # too short to say who ran
         ({"waited_ns": 5_300_000, "busy_ns": None}, ("waited",)),
-        ({"steal_ns": 15_000_000}, ()),  # one tick of it may be older than the block
-        ({"steal_ns": 20_000_000}, ("stolen",)),
+        ({"steal_ns": 20_000_000}, ()),  # one tick of each CPU may be older than the block
+        ({"steal_ns": 30_000_000}, ("stolen",)),
         ({"waited_ns": None, "busy_ns": 200_000_000}, ()),
         ({"waited_ns": None, "busy_ns": 240_000_000}, ("crowded",)),
         ({"waited_ns": None, "busy_ns": None, "some_us": 4_000}, ()),

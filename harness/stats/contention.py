@@ -133,7 +133,8 @@ def _of_threads(counted: Counted, span: int, threads: int | None, cpus: int | No
         # Waking a sleeping thread may take longer than that here; then nobody else has run meanwhile.
         others = busy is None or own is None or span < _STEPS * TICK_NS or busy - own > DEFICIT * span + TICK_NS
         found = ["waited"] if long and others else []
-        if (counted.get("steal_ns") or 0) - TICK_NS > DEFICIT * span:
+        # Each CPU's counter is read in whole steps, so that each may claim up to a step that fell before the block.
+        if (counted.get("steal_ns") or 0) - TICK_NS * max(1, cpus or 0) > DEFICIT * span:
             found.append("stolen")
         return found, True
     if busy is not None and own is not None and cpus is not None and threads is not None:

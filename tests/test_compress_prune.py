@@ -1,0 +1,278 @@
+"""Pruning by magnitude: exact sparsity, patterns, schedules, and models that are hard to treat."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from converters.compress.context import CLUSTERS, ZEROS, Context, History, Rows, TrainingData
+from converters.compress.prune import apply, magnitude_masks, parse_pattern, pattern_mask
+from converters.errors import RecipeError, RefusedError, ToolError
+from converters.steps import make_step
+
+RNG = np.random.default_rng(5)
+ARRAYS = hnp.arrays(
+    np.float32,
+    hnp.array_shapes(min_dims=1, max_dims=3, max_side=6),
+    elements=st.floats(-2, 2, width=32, allow_subnormal=False),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(ARRAYS, min_size=1, max_size=4), st.floats(0.01, 0.99), st.sampled_from(["global", "layer"]))
+def test_the_smallest_go_and_exactly_so_many(values: list[np.ndarray], sparsity: float, scope: str) -> None:
+    masks = magnitude_masks(values, sparsity, scope)
+    groups = [(values, masks)] if scope == "global" else [([v], [m]) for v, m in zip(values, masks, strict=True)]
+    for some, chosen in groups:
+        magnitude = np.concatenate([np.abs(v).ravel() for v in some])
+        pruned = np.concatenate([m.ravel() for m in chosen])
+        wanted = max(round(sparsity * len(pruned)), 0)
+        # One weight of each tensor is kept; where it holds zeros alone, it is one of them.
+        most = len(pruned) - len(some)
+        assert pruned.sum() >= min(wanted, most)
+        if wanted >= (magnitude == 0).sum():
+            assert pruned.sum() == min(wanted, most)
+        kept_smallest = np.sort(magnitude[~pruned])
+        largest = sum(np.abs(v).max() <= magnitude[pruned].max(initial=0) for v in some)
+        assert (kept_smallest[largest:] >= magnitude[pruned].max(initial=0)).all()
+    assert all(not mask.all() for mask in masks)
+
+
+def test_scopes_differ_where_layers_do() -> None:
+    small, large = np.full((10, 10), 0.01, np.float32), np.ones((10, 10), np.float32)
+    together = magnitude_masks([small, large], 0.4, "global")
+    assert [m.sum() for m in together] == [80, 0]
+    assert [m.sum() for m in magnitude_masks([small, large], 0.4, "layer")] == [40, 40]
+    # No layer is ever cut off: the largest weight stays.
+    assert [m.sum() for m in magnitude_masks([small, large], 0.6, "global")] == [99, 21]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from([(1, 4), (2, 4), (1, 2), (3, 8)]), st.integers(1, 3), st.integers(1, 5), st.integers(0, 2))
+def test_patterns_hold_along_any_axis(pattern: tuple[int, int], groups: int, width: int, axis: int) -> None:
+    keep, of = pattern
+    shape = [3, width, 2]
+    shape[axis] = groups * of
+    values = np.random.default_rng(width).normal(size=shape).astype(np.float32)
+    mask = pattern_mask(values, (axis,), keep, of)
+    blocks = np.moveaxis(np.where(mask, 0, np.abs(values)), axis, 0).reshape(groups, of, -1)
+    full = np.moveaxis(np.abs(values), axis, 0).reshape(groups, of, -1)
+    assert ((blocks > 0).sum(1) == keep).all()
+    np.testing.assert_allclose(blocks.sum(1), np.sort(full, axis=1)[:, of - keep :].sum(1), rtol=1e-5)
+
+
+def test_a_pattern_over_two_axes_takes_the_last_fastest() -> None:
+    values = np.arange(1, 17, dtype=np.float32).reshape(2, 4, 2)
+    mask = pattern_mask(values, (0, 1), 2, 4)
+    assert mask.tolist() == [[[True] * 2] * 2 + [[False] * 2] * 2] * 2
+
+
+def test_pattern_words() -> None:
+    assert parse_pattern("") is None
+    assert parse_pattern("2:4") == (2, 4)
+    for text in ("4:2", "0:4", "2:2", "1:65", "2", "2:4 ", "a:b", "-1:4"):
+        with pytest.raises(RecipeError, match="no N:M pattern"):
+            parse_pattern(text)
+
+
+def jolt(model: Any, context: Context, *, epochs: int, after_batch: Any = None, label: str = "", **_: Any) -> History:
+    """Stands for training: moves every weight in each of five steps an epoch, and keeps the contract of `Fit`."""
+    from converters.compress.preserve import projection
+
+    keep = projection(model, context.preserve)
+    rng = np.random.default_rng([context.seed, len(label)])
+    for step in range(1, epochs * 5 + 1):
+        for variable in model.trainable_variables:
+            variable.assign_add(rng.normal(0, 0.01, tuple(variable.shape)).astype("float32"))
+        keep()
+        if after_batch is not None:
+            after_batch(step, epochs * 5)
+    return History((1.0,) * epochs, (0.5,) * epochs, epochs, 0.1)
+
+
+def context(tmp_path: Path, **changes: Any) -> Context:
+    rows = Rows((np.zeros((4, 3), np.float32),), np.zeros(4, np.int64))
+    data = TrainingData(rows, rows, rows, "classification", "0")
+    return replace(Context(data, jolt, lambda: None, tmp_path, seed=1, say=lambda _: None), **changes)
+
+
+def values(**given: Any) -> dict[str, Any]:
+    return make_step("prune", given).values
+
+
+def dense_model() -> Any:
+    import keras
+    from keras import layers
+
+    keras.utils.set_random_seed(4)
+    i = keras.Input((8,))
+    return keras.Model(i, layers.Dense(4, name="out")(layers.Dense(16, name="hidden", bias_initializer="ones")(i)))
+
+
+@pytest.mark.compression
+@pytest.mark.parametrize("schedule", ["constant", "polynomial"])
+@pytest.mark.parametrize("epochs", [0, 1, 4])
+def test_the_sparsity_wanted_is_reached_and_survives_training(schedule: str, epochs: int, tmp_path: Path) -> None:
+    model = dense_model()
+    result = apply(model, values(sparsity=0.6, schedule=schedule, epochs=epochs), context(tmp_path))
+    kernels = [np.asarray(model.get_layer(name).kernel) for name in ("hidden", "out")]
+    zeros = sum(int((kernel == 0).sum()) for kernel in kernels)
+    assert zeros == round(0.6 * (8 * 16 + 16 * 4)) == result.figures["zeros"]
+    assert result.figures["sparsity"] == zeros / 192
+    assert result.figures["sparsity_of_all_parameters"] == zeros / model.count_params()
+    assert {row["tensor"]: row["zeros"] for row in result.figures["layers"]} == {
+        "hidden/kernel": int((kernels[0] == 0).sum()),
+        "out/kernel": int((kernels[1] == 0).sum()),
+    }
+    assert result.preserve == {ZEROS}
+    assert result.left_alone == {}
+    assert result.figures["epochs"] == epochs
+    assert (np.asarray(model.get_layer("hidden").bias) != 0).all()
+
+
+@pytest.mark.compression
+def test_zeros_grow_along_the_schedule_and_go_on_after_a_stop(tmp_path: Path) -> None:
+    from converters.compress.kernels import find
+    from converters.compress.prune import Ramp
+
+    def run(stop: int | None) -> tuple[list[int], list[np.ndarray]]:
+        model = dense_model()
+        kernels, _ = find(model)
+        rng, counts, ramp = np.random.default_rng(0), [], Ramp(kernels, 0.75, "global")
+        for step in range(1, 41):
+            for kernel in kernels:
+                kernel.variable.assign_add(rng.normal(0, 0.02, tuple(kernel.variable.shape)).astype("float32"))
+            ramp(step, 40)
+            counts.append(sum(int((kernel.values == 0).sum()) for kernel in kernels))
+            if step == stop:
+                saved = [kernel.values for kernel in kernels]
+                fresh = dense_model()
+                kernels, _ = find(fresh)
+                ramp = Ramp(kernels, 0.75, "global")
+                for kernel, array in zip(kernels, saved, strict=True):
+                    kernel.variable.assign(array)
+                ramp(step, 40)
+        return counts, [kernel.values for kernel in kernels]
+
+    counts, final = run(None)
+    assert counts == sorted(counts)
+    assert counts[29:] == [144] * 11
+    for step in (1, 10, 20):
+        assert counts[step - 1] == round(192 * 0.75 * (1 - (1 - step / 30) ** 3))
+    for stop in (1, 13, 35):
+        again, same = run(stop)
+        assert again == counts
+        assert all(np.array_equal(a, b) for a, b in zip(final, same, strict=True))
+
+
+@pytest.mark.compression
+def test_patterns_leave_alone_what_does_not_divide(tmp_path: Path) -> None:
+    import keras
+    from keras import layers
+
+    i = keras.Input((8, 8, 3))
+    x = layers.Conv2D(8, 3, name="first")(i)
+    x = layers.DepthwiseConv2D(3, name="depth")(x)
+    x = layers.Conv2DTranspose(4, 2, name="up")(layers.Conv2D(12, 1, name="point")(x))
+    model = keras.Model(i, layers.Dense(5, name="out")(layers.GlobalAveragePooling2D()(x)))
+    result = apply(model, values(pattern="2:4", epochs=1), context(tmp_path))
+    assert set(result.left_alone) == {"first/kernel", "depth/kernel"}
+    assert {row["tensor"]: row["sparsity"] for row in result.figures["layers"]} == {
+        "point/kernel": 0.5,
+        "up/kernel": 0.5,
+        "out/kernel": 0.5,
+    }
+    up = np.asarray(model.get_layer("up").kernel)
+    assert ((up.reshape(2, 2, 4, 3, 4) != 0).sum(-1) == 2).all()
+    point = np.asarray(model.get_layer("point").kernel)[0, 0]
+    assert ((point.reshape(2, 4, 12) != 0).sum(1) == 2).all()
+    with pytest.raises(RefusedError, match="no multiple of 7"):
+        apply(model, values(pattern="1:7", epochs=0), context(tmp_path))
+
+
+@pytest.mark.compression
+def test_hard_models_are_pruned_where_known_and_listed_where_not(tmp_path: Path) -> None:
+    import keras
+    from keras import layers
+
+    class Own(layers.Layer):
+        def build(self, shape: Any) -> None:
+            self.kernel = self.add_weight(shape=(shape[-1], 4), name="kernel")
+
+        def call(self, x: Any) -> Any:
+            return x @ self.kernel
+
+    keras.utils.set_random_seed(0)
+    tokens, signal = keras.Input((6,), dtype="int32"), keras.Input((6, 4))
+    shared = layers.Dense(4, name="shared")
+    inner = keras.Input((6, 4))
+    nested = keras.Model(inner, shared(layers.Conv1D(4, 3, padding="same", name="conv")(inner)), name="nested")
+    x = shared(layers.Embedding(50, 4, name="table")(tokens)) + nested(signal)
+    x = layers.MultiHeadAttention(2, 4, name="attention")(x, x)
+    x = layers.Bidirectional(layers.LSTM(4, return_sequences=True), name="both")(Own(name="own")(x))
+    model = keras.Model([tokens, signal], [layers.Dense(2, name="a")(x), layers.GRU(3, name="b")(x)])
+    untouched = [np.asarray(model.get_layer(name).weights[0]).copy() for name in ("own", "table")]
+    result = apply(model, values(sparsity=0.5, scope="layer", epochs=0), context(tmp_path))
+    assert set(result.left_alone) == {"own", "table"}
+    for before, name in zip(untouched, ("own", "table"), strict=True):
+        np.testing.assert_array_equal(before, np.asarray(model.get_layer(name).weights[0]))
+    rows = {row["tensor"]: row["sparsity"] for row in result.figures["layers"]}
+    assert all(0.45 <= value <= 0.55 for value in rows.values())
+    # shared, conv, four of the attention, two of each direction, two of the GRU, the last Dense.
+    assert len(rows) == 1 + 1 + 4 + 4 + 2 + 1
+    for word in ("shared", "conv", "attention", "both", "recurrent_kernel"):
+        assert any(word in name for name in rows), word
+    assert all(math.isfinite(float(np.sum(y))) for y in model.predict([np.ones((1, 6)), np.ones((1, 6, 4))], verbose=0))
+
+
+@pytest.mark.compression
+def test_what_cannot_be_pruned_says_why(tmp_path: Path) -> None:
+    import keras
+    from keras import layers
+
+    i = keras.Input((4,))
+    with pytest.raises(RefusedError, match="no layer of this model can be pruned"):
+        apply(keras.Model(i, layers.ReLU()(i)), values(epochs=0), context(tmp_path))
+    zeroed = keras.Model(i, layers.Dense(3, kernel_initializer="zeros", name="empty")(i))
+    with pytest.raises(RefusedError, match="empty/kernel: all of its weights are zero"):
+        apply(zeroed, values(epochs=0), context(tmp_path))
+
+    def refuses(*_: Any, **__: Any) -> History:
+        return context(tmp_path, data=None).needs_data("training") and History((), (), 0, 0)
+
+    with pytest.raises(ToolError, match="labelled training rows"):
+        apply(dense_model(), values(epochs=2), context(tmp_path, fit=refuses, data=None))
+
+
+@pytest.mark.compression
+def test_shared_values_stay_shared_when_pruned_afterwards(tmp_path: Path) -> None:
+    model = dense_model()
+    for name in ("hidden", "out"):
+        kernel = model.get_layer(name).kernel
+        levels = np.float32([-1, -0.1, 0.1, 1])
+        kernel.assign(levels[RNG.integers(0, 4, tuple(kernel.shape))])
+    result = apply(model, values(sparsity=0.3, epochs=2), context(tmp_path, preserve=frozenset({CLUSTERS})))
+    assert result.preserve == {ZEROS, CLUSTERS}
+    assert result.figures["schedule"] == "constant"
+    for name in ("hidden", "out"):
+        assert len(np.unique(np.asarray(model.get_layer(name).kernel))) <= 5
+
+
+@pytest.mark.compression
+def test_half_precision_weights_are_pruned_too(tmp_path: Path) -> None:
+    import keras
+
+    for policy in ("bfloat16", "float16", "mixed_float16"):
+        i = keras.Input((8,), dtype="float32")
+        model = keras.Model(i, keras.layers.Dense(8, dtype=policy, name="d")(i))
+        result = apply(model, values(sparsity=0.5, epochs=0), context(tmp_path))
+        assert result.figures["sparsity"] == 0.5
+        assert str(model.get_layer("d").kernel.dtype) == ("float32" if policy == "mixed_float16" else policy)

@@ -124,8 +124,28 @@ def one(setting: Setting, seed: int) -> dict[str, Any]:
             "flagged": sum(bool(item.causes) for item in items),
             "causes": dict(causes),
             "slower": None if base is None else statistics.median(item.median_ns for item in items) / base,
+            "flagged_slower": _slower([item for item in items if item.causes], base),
         }
     return {"setting": setting.name, "levels": levels, "bystanders": setting.bystanders}
+
+
+def _slower(items: list[Judged], base: float | None) -> float | None:
+    return statistics.median(item.median_ns for item in items) / base if items and base is not None else None
+
+
+def _alarms(results: list[dict[str, Any]]) -> str:
+    """Why quiet blocks were flagged, and how much slower they were than those that were not: others than us were at work, or nobody."""
+    causes: dict[str, int] = defaultdict(int)
+    for quiet in (result["levels"]["quiet"] for result in results if "quiet" in result["levels"]):
+        for cause, number in quiet["causes"].items():
+            causes[cause] += number
+    words = ", ".join(f"{cause} {number}" for cause, number in sorted(causes.items(), key=lambda item: -item[1]))
+    slower = ", ".join(
+        f"{result['levels']['quiet']['flagged_slower']:.2f}"
+        for result in results
+        if result["levels"].get("quiet", {}).get("flagged_slower")
+    )
+    return f"quiet blocks were flagged as: {words}; their medians against the calm ones, by setting: {slower}"
 
 
 def measure(seed: int) -> Result:
@@ -145,6 +165,8 @@ def measure(seed: int) -> Result:
     found, false = rate(hits, total), rate(alarms, calm)
     passed = found["rate"] >= 0.95 and false["rate"] <= 0.05
     note = "disturbed: load on CPUs that the agent needs, or that slows its median by 5 % or more"
+    if alarms:
+        note += f"; {_alarms(results)}"
     if beside:
         note += f"; not counted, for it does not slow (ratio, flagged): {'; '.join(beside)}"
     figure = {"injected flagged": found, "quiet flagged": false}

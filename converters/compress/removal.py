@@ -1,0 +1,109 @@
+"""Chooses the units that go: in the order of their importance, until the share that is asked for is really gone.
+
+Between `converters.compress.importance` and `converters.compress.rebuild`. Pure arithmetic over a `Structure`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from converters.compress.channels import Ids
+from converters.compress.groups import Group, Structure
+
+Scores = npt.NDArray[np.float64]
+PARAMETERS, MACS = "parameters", "macs"
+LAYER, GLOBAL = "layer", "global"
+# While anything else can go, every layer keeps this share of its filters: a layer of one filter is a bottleneck for all.
+LEAST_SHARE = 0.1
+# Wide layers lose filters in such numbers, so that what is left fills vector registers (width from → filters at once).
+STRIDES = ((64, 8), (32, 4))
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """`units` that go, in order. `left`: parameters (or MACs) without them. `reached`: whether that is at most what was asked for."""
+
+    units: Ids
+    left: int
+    reached: bool
+
+
+def counted(structure: Structure, target: str) -> Callable[[Ids], int]:
+    """What is left without some units, as `target` counts."""
+
+    def parameters(units: Ids) -> int:
+        return structure.parameters(units)
+
+    def macs(units: Ids) -> int:
+        left = structure.macs(units)
+        if left is None:
+            raise ValueError("the model leaves the size of its input free, so its MACs are unknown")
+        return left
+
+    return macs if target == MACS else parameters
+
+
+def choose(structure: Structure, scores: Scores, goal: float, *, target: str, scope: str) -> Removal:
+    """The least important units whose removal leaves at most `goal` parameters or MACs, or all that may go.
+
+    `scores`: float64 [units], higher matters more. `scope`: "global" ranks all units together; "layer" takes the same share of
+    each group. No layer is emptied. The goal is met within one piece: a unit, or a few of a wide layer's.
+    """
+    count = counted(structure, target)
+    pieces = sequence(structure, scores, scope)
+    low, high = 0, len(pieces)
+
+    def first(number: int) -> Ids:
+        return np.concatenate([np.empty(0, np.int64), *pieces[:number]])
+
+    while low < high:
+        middle = (low + high) // 2
+        if count(first(middle)) <= goal:
+            high = middle
+        else:
+            low = middle + 1
+    units = first(low)
+    left = count(units)
+    return Removal(units, left, left <= goal)
+
+
+def sequence(structure: Structure, scores: Scores, scope: str) -> list[Ids]:
+    """Pieces in the order in which they go; all of them together leave every layer one filter."""
+    keyed: list[tuple[bool, float, int, Ids]] = []
+    for group in structure.groups:
+        order = group.units[np.argsort(scores[group.units], kind="stable")]
+        pieces, spared = _pieces(group, order)
+        taken, highest = 0, -np.inf
+        for piece in pieces:
+            taken += len(piece)
+            # A piece never goes before a less important one of its group.
+            highest = max(highest, float(scores[piece].mean()))
+            key = taken / len(order) if scope == LAYER else highest
+            keyed.append((taken > spared, key, len(keyed), piece))
+    return [piece for *_, piece in sorted(keyed, key=lambda item: item[:3])]
+
+
+def _pieces(group: Group, order: Ids) -> tuple[list[Ids], int]:
+    """A group's units cut into pieces, least important first, and how many may go before other groups must give more. Units
+    that would leave a layer without filters are left out."""
+    left = {name: int((units >= 0).sum()) + int((units < 0).sum()) for name, units in group.layers.items()}
+    holders: dict[int, list[tuple[str, int]]] = {}
+    for name, units in group.layers.items():
+        for unit, number in zip(*np.unique(units[units >= 0], return_counts=True), strict=True):
+            holders.setdefault(int(unit), []).append((name, int(number)))
+    may_go: list[int] = []
+    for unit in order.tolist():
+        if all(left[name] - number >= 1 for name, number in holders[unit]):
+            for name, number in holders[unit]:
+                left[name] -= number
+            may_go.append(unit)
+    stride = next((step for width, step in STRIDES if len(order) >= width), 1)
+    # The first piece makes the rest a multiple.
+    first = len(order) % stride or stride
+    cuts = list(range(first, len(may_go), stride))
+    spared = int(len(order) * (1 - LEAST_SHARE))
+    return [piece for piece in np.split(np.array(may_go, dtype=np.int64), cuts) if len(piece)], spared

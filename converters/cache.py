@@ -7,11 +7,13 @@ Standard library only.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -23,6 +25,7 @@ from converters.variant import sha256_file
 _CODE = ("export/*.py", "check.py", "worker.py", "variant.py", "recipe.py")
 _LAYOUT = "v1"
 _ENTRY = "entry.json"
+_FORGOTTEN_S = 30 * 86_400
 
 
 def default_cache() -> Path:
@@ -35,10 +38,10 @@ def default_cache() -> Path:
 
 
 @functools.cache
-def code_sha256() -> str:
-    """SHA-256 over this project's own converter code."""
+def code_sha256(patterns: tuple[str, ...] = _CODE) -> str:
+    """SHA-256 over this project's own converter code, or over the files of this package that `patterns` name."""
     folder = Path(__file__).parent
-    files = sorted(path for pattern in _CODE for path in folder.glob(pattern))
+    files = sorted(path for pattern in patterns for path in folder.glob(pattern))
     return hashlib.sha256("".join(f"{path.name} {sha256_file(path)}\n" for path in files).encode()).hexdigest()
 
 
@@ -78,6 +81,19 @@ class Cache:
             target.parent.mkdir(parents=True, exist_ok=True)
             link_or_copy(entry / name, target)
         return True
+
+    def unfinished(self, key: str) -> Path:
+        """Where work on what `key` decides may lie unfinished, to be taken up again after a kill. Its parent exists.
+
+        What nobody came back to for a month is removed.
+        """
+        parent = self._root / "unfinished"
+        parent.mkdir(parents=True, exist_ok=True)
+        for folder in parent.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # another process was faster
+                if time.time() - folder.stat().st_mtime > _FORGOTTEN_S:
+                    shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
+        return parent / key
 
     @staticmethod
     def _whole(entry: Path, files: Mapping[str, str]) -> bool:

@@ -1,7 +1,7 @@
 """Labelled data: an npz or a folder of images → test rows to judge by, and calibration rows that are never test rows.
 
 Light: numpy only, so that a host which merely measures can load the data too. `dataset_source.py` reads npz files,
-`dataset_images.py` folders, `preprocessing.py` defines what happens to the values.
+`dataset_images.py` folders, `dataset_labels.py` labels; `preprocessing.py` defines what happens to the values.
 """
 
 from __future__ import annotations
@@ -16,15 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from converters.dataset_rows import chosen_rows, limited_rows
+from converters.dataset_labels import checked_labels, guessed_task
+from converters.dataset_rows import chosen_rows, limited_rows, row_digests
 from converters.dataset_source import MAX_BYTES, SOLE_INPUT, Source, Split, read_npz, sides, source_from_arrays
 from converters.preprocessing import Array, DatasetError, Preprocessing, preprocessing_from_dict
+from converters.training_rows import TrainingRows, Wanted, cut_training_rows
 from converters.variant import TensorSpec
 
 __all__ = [
     "Dataset",
     "DatasetError",
     "Preprocessing",
+    "TrainingRows",
     "dataset_from_arrays",
     "fingerprint",
     "load_dataset",
@@ -41,7 +44,8 @@ class Dataset:
     `inputs` and `calibration`: one array [n, …] per input name; the sole input of a model is called "x" until
     `matched_to` gives it the model's name. `labels`: int64 [n] (classification), float32 [n] or [n, k] (regression), or
     None. `calibration` has 0 rows when the data hold none that are not test rows. `sha256` is over the test rows as
-    stored, their labels and the preprocessing; `calibration_sha256` over the calibration rows likewise.
+    stored, their labels and the preprocessing; `calibration_sha256` over the calibration rows likewise. `training`: rows to
+    train on, where they were asked for and the data hold labelled ones.
     """
 
     inputs: dict[str, Array]
@@ -54,6 +58,7 @@ class Dataset:
     calibration_sha256: str
     preprocessing: dict[str, Any]
     notes: tuple[str, ...] = ()
+    training: TrainingRows | None = None
 
     @property
     def rows(self) -> int:
@@ -79,7 +84,12 @@ class Dataset:
             raise DatasetError(
                 f"labels are not whole numbers, the model has {n_classes} classes", remedy="store class numbers from 0"
             )
-        for where, labels in (("labels", self.labels), ("calibration labels", self.calibration_labels)):
+        learnt = None if self.training is None else self.training.labels
+        for where, labels in (
+            ("labels", self.labels),
+            ("calibration labels", self.calibration_labels),
+            ("training labels", learnt),
+        ):
             if labels is not None and len(labels) and int(labels.max()) >= n_classes:
                 starts = " (they start at 1)" if int(labels.min()) == 1 and int(labels.max()) == n_classes else ""
                 raise DatasetError(
@@ -116,24 +126,41 @@ class Dataset:
         `add_channel` is false); integers become float32 or the model's integer type. Raises DatasetError as
         `check_against` does, and for integers that do not fit the type.
         """
-        renamed = self
-        if len(specs) == 1 and list(self.inputs) == [SOLE_INPUT]:
-            name = specs[0].name
-            renamed = dataclasses.replace(
-                self, inputs={name: self.inputs[SOLE_INPUT]}, calibration={name: self.calibration[SOLE_INPUT]}
+        inputs = _under_model_names(self.inputs, specs)
+        grow = {spec.name for spec in specs if self._lacks_channel(inputs, spec)}
+
+        def fitted(rows: dict[str, Array]) -> dict[str, Array]:
+            return _fitted(_under_model_names(rows, specs), specs, grow)
+
+        training = self.training
+        if training is not None:
+            training = dataclasses.replace(
+                training, inputs=fitted(training.inputs), validation=fitted(training.validation)
             )
-        inputs, calibration = dict(renamed.inputs), dict(renamed.calibration)
-        for spec in specs:
-            if spec.name not in inputs:
-                continue
-            wanted = spec.shape[1:]
-            grow = _fits((*inputs[spec.name].shape[1:], 1), wanted) and _may_grow(self.preprocessing, spec.name)
-            for part in (inputs, calibration):
-                x = part[spec.name][..., np.newaxis] if grow else part[spec.name]
-                part[spec.name] = _as_type(x, spec)
-        matched = dataclasses.replace(renamed, inputs=inputs, calibration=calibration)
+        matched = dataclasses.replace(
+            self, inputs=fitted(self.inputs), calibration=fitted(self.calibration), training=training
+        )
         matched.check_against(specs)
         return matched
+
+    def _lacks_channel(self, inputs: Mapping[str, Array], spec: TensorSpec) -> bool:
+        x = inputs.get(spec.name)
+        return x is not None and _fits((*x.shape[1:], 1), spec.shape[1:]) and _may_grow(self.preprocessing, spec.name)
+
+
+def _under_model_names(rows: dict[str, Array], specs: Sequence[TensorSpec]) -> dict[str, Array]:
+    """A sole input under the model's name."""
+    return {specs[0].name: rows[SOLE_INPUT]} if len(specs) == 1 and list(rows) == [SOLE_INPUT] else rows
+
+
+def _fitted(rows: dict[str, Array], specs: Sequence[TensorSpec], grow: set[str]) -> dict[str, Array]:
+    """Rows with the model's types, and a channel axis of 1 for the inputs in `grow`."""
+    fitted = dict(rows)
+    for spec in specs:
+        if spec.name in rows:
+            x = rows[spec.name]
+            fitted[spec.name] = _as_type(x[..., np.newaxis] if spec.name in grow else x, spec)
+    return fitted
 
 
 def load_dataset(
@@ -145,6 +172,8 @@ def load_dataset(
     calibration_size: int = 200,
     task: str | None = None,
     max_bytes: int = MAX_BYTES,
+    training: bool = False,
+    training_limit: int | None = None,
 ) -> Dataset:
     """Load an npz or a folder of images by class.
 
@@ -152,7 +181,8 @@ def load_dataset(
     seeded, class-balanced sample of the test rows. Calibration rows are the `calibration` arrays, else a seeded,
     class-balanced `calibration_size` of the training rows, else split off `x` (at most a fifth of it); none has the
     same bytes as a test row, `limit` or not. `task` overrides the guess: whole-number labels mean classification,
-    others regression. `max_bytes` bounds the arrays in memory. Raises DatasetError.
+    others regression. `max_bytes` bounds the arrays in memory. With `training`, the labelled training rows are kept too,
+    `training_limit` of them at most (seeded, class-balanced). Raises DatasetError.
     """
     if path.is_dir():
         from converters.dataset_images import source_from_folder
@@ -165,7 +195,8 @@ def load_dataset(
             raise DatasetError(f"{error.filename or path}: {error.strerror or error}") from error
     else:
         source = source_from_arrays(read_npz(path, max_bytes), str(path))
-    return _assembled(source, preprocessing, limit, seed, calibration_size, task)
+    wish = _Wish(limit, seed, calibration_size, task, training, training_limit)
+    return _assembled(source, preprocessing, wish)
 
 
 def dataset_from_arrays(
@@ -176,9 +207,12 @@ def dataset_from_arrays(
     seed: int = 0,
     calibration_size: int = 200,
     task: str | None = None,
+    training: bool = False,
+    training_limit: int | None = None,
 ) -> Dataset:
     """As `load_dataset`, of arrays in memory under the keys of an npz. Raises DatasetError."""
-    return _assembled(source_from_arrays(arrays, "data"), preprocessing, limit, seed, calibration_size, task)
+    wish = _Wish(limit, seed, calibration_size, task, training, training_limit)
+    return _assembled(source_from_arrays(arrays, "data"), preprocessing, wish)
 
 
 def fingerprint(arrays: Mapping[str, Array], labels: Array | None, extra: Mapping[str, Any]) -> str:
@@ -190,14 +224,27 @@ def fingerprint(arrays: Mapping[str, Array], labels: Array | None, extra: Mappin
     return digest.hexdigest()
 
 
-def _assembled(
-    source: Source, preprocessing: PreprocessingLike, limit: int | None, seed: int, size: int, task: str | None
-) -> Dataset:
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What the caller of `load_dataset` asks for."""
+
+    limit: int | None
+    seed: int
+    calibration_size: int
+    task: str | None
+    training: bool
+    training_limit: int | None
+
+
+def _assembled(source: Source, preprocessing: PreprocessingLike, wish: _Wish) -> Dataset:
     """Choose rows, preprocess, check, fingerprint."""
+    limit, size, seed = wish.limit, wish.calibration_size, wish.seed
     if size < 0 or (limit is not None and limit < 1):
         raise DatasetError(f"limit must be at least 1 and calibration_size at least 0, not {limit} and {size}")
+    if wish.training_limit is not None and wish.training_limit < 2:  # noqa: PLR2004  one to train on, one to validate by
+        raise DatasetError(f"training_limit must be at least 2, not {wish.training_limit}")
     steps = _steps(source, preprocessing)
-    task = _task(source.test.labels, source.class_names, task)
+    task = guessed_task(source.test.labels, source.class_names, wish.task)
     labels = {id(s): checked_labels(s, task, source.class_names) for s in _splits(source)}
     test_rows, calibration_split, calibration_rows, notes = chosen_rows(source, labels, task, seed, size)
     kept = limited_rows(test_rows, labels[id(source.test)], task, limit, seed)
@@ -205,7 +252,7 @@ def _assembled(
     test_labels = _at(labels[id(source.test)], kept)
     calibration_labels = _at(labels.get(id(calibration_split)), calibration_rows)
     declared = _declared(steps, raw)
-    return Dataset(
+    dataset = Dataset(
         inputs=_preprocessed(raw, steps, source.test.where),
         labels=test_labels,
         calibration=_preprocessed(raw_calibration, steps, "calibration"),
@@ -217,6 +264,17 @@ def _assembled(
         preprocessing=declared,
         notes=(*source.notes, *notes),
     )
+    learnt = None if source.train is None else labels[id(source.train)]
+    if not wish.training or source.train is None or learnt is None:
+        return dataset
+    # All test rows count as such, those beyond `limit` too.
+    taken = frozenset(row_digests(source.test.take(np.arange(source.test.count)))) | set(row_digests(raw_calibration))
+    training, more = cut_training_rows(
+        Wanted(source.train, learnt, taken, task, seed, wish.training_limit),
+        lambda rows, where: _preprocessed(rows, steps, where),
+        lambda rows, own: fingerprint(rows, own, declared),
+    )
+    return dataclasses.replace(dataset, training=training, notes=(*dataset.notes, *more))
 
 
 def _splits(source: Source) -> list[Split]:
@@ -264,50 +322,6 @@ def _preprocessed(
                 remedy="remove or repair those rows",
             )
     return out
-
-
-def _task(labels: Array | None, class_names: tuple[str, ...], given: str | None) -> str:
-    if given not in (None, "classification", "regression", "none"):
-        raise DatasetError(f"task must be classification, regression or none, not {given!r}")
-    if labels is None:
-        return "none"
-    if given is not None:
-        return given
-    whole = labels.dtype.kind in "iub" or _is_one_hot(labels)
-    return "classification" if whole or class_names else "regression"
-
-
-def _is_one_hot(labels: Array) -> bool:
-    if labels.ndim != 2 or labels.shape[1] < 2 or labels.dtype.kind not in "iubf":  # noqa: PLR2004
-        return False
-    return bool(((labels == 0) | (labels == 1)).all() and (labels.sum(axis=1) == 1).all())
-
-
-def checked_labels(split: Split, task: str, class_names: tuple[str, ...]) -> Array | None:
-    """int64 [n] class numbers (one-hot rows are read), or float32 targets. Raises DatasetError, naming the split."""
-    labels, where = split.labels, f"labels of {split.where}"
-    if labels is None or task == "none":
-        return None
-    if labels.dtype.kind not in "iubf":
-        raise DatasetError(f"{where}: must be numbers, not {labels.dtype}", remedy="put the words into class_names")
-    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
-        raise DatasetError(f"{where}: hold NaN or infinite values")
-    if task == "regression":
-        return labels.astype(np.float32)
-    if _is_one_hot(labels):
-        return np.asarray(np.argmax(labels, axis=1), np.int64)
-    flat = labels.reshape(-1)
-    if len(flat) != len(labels):
-        raise DatasetError(f"{where}: must be one class number per row, not {sides(labels.shape[1:])}")
-    if (flat != np.floor(flat)).any():
-        raise DatasetError(f"{where}: are not whole numbers", remedy="store class numbers from 0")
-    if (flat < 0).any():
-        raise DatasetError(f"{where}: hold negative class numbers", remedy="number the classes from 0")
-    if (flat > np.iinfo(np.int32).max).any():
-        raise DatasetError(f"{where}: go up to {flat.max()}, which is no class number")
-    if class_names and int(flat.max()) >= len(class_names):
-        raise DatasetError(f"{where}: go up to {int(flat.max())}, but there are {len(class_names)} class_names")
-    return flat.astype(np.int64)
 
 
 def _at(labels: Array | None, rows: Array) -> Array | None:

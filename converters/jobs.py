@@ -14,8 +14,18 @@ from converters.recipe import Recipe
 
 Status = Literal["ok", "failed", "refused"]
 DEFAULT_TIMEOUT_S = 900.0
+DEFAULT_TRAIN_TIMEOUT_S = 3600.0
 DEFAULT_JOBS = 2
 _ERROR_CLASS = {"disk": "DiskFull", "missing": "Missing"}
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingOptions:
+    """How compression steps train. `function`: the user's own training function, `path/to/file.py:name`, instead of the
+    built-in loop. `precision_policy`: Keras's dtype policy while the built-in loop trains (mixed_float16, for one)."""
+
+    function: str | None = None
+    precision_policy: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +34,8 @@ class ConversionRequest:
 
     `dataset` None: seeded random inputs serve for calibration and the numeric check. `cache` None: no cache. `jobs`: how
     many toolchains work at once. `timeout_s`: of one variant. `memory_limit_bytes`: resident, of one toolchain with its
-    children. `name`: of the base in variant names (default: the file's stem).
+    children. `name`: of the base in variant names (default: the file's stem). `train_timeout_s`: of one compression step.
+    `folder`: what relative paths in the parameters of steps are relative to.
     """
 
     base: Path
@@ -37,6 +48,9 @@ class ConversionRequest:
     memory_limit_bytes: int | None = None
     seed: int = 0
     name: str | None = None
+    train_timeout_s: float = DEFAULT_TRAIN_TIMEOUT_S
+    training: TrainingOptions = TrainingOptions()
+    folder: Path = Path()
 
 
 @dataclass(frozen=True, slots=True)

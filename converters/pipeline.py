@@ -6,6 +6,7 @@ heavy is imported in this process, so a run that the cache can serve takes well 
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import threading
 import time
@@ -15,6 +16,7 @@ from importlib import metadata
 import numpy as np
 
 from converters.base_model import BaseModel, inspect_base
+from converters.chains import Group, chain_of
 from converters.dataset import Dataset
 from converters.errors import ConversionInputError, ConverterError, describe_error
 from converters.export.base import REFERENCE, WORKSHOP, Workshop
@@ -29,6 +31,8 @@ from converters.jobs import (
 )
 from converters.recipe import Recipe
 from converters.shelf import Shelf, versions_of
+from converters.step_rules import FACT_BASE_KIND, FACT_TRAINING_ROWS
+from converters.steps import Step
 from converters.support import FACT_CALIBRATION_LABELS, reason, toolchain_of
 
 __all__ = [
@@ -92,36 +96,69 @@ def convert(
     if request.dataset is not None:
         _check_data(request.dataset, recipes)
     book = _Book(base.name, recipes, on_event)
-    _settle_early(request, base.name, book, workshop)
+    _settle_early(request, base, book, workshop)
     if not book.pending():
         return ConversionReport(book.rows(), base, base.name, None, time.monotonic() - started)
     shelf = _shelf(request, base, workshop)
+    has_reference, failed = False, False
     notes: list[str] = []
-    failed = False
     try:
-        _settle_from_cache(shelf, base.name, book)
+        groups = _groups(request, base, workshop, shelf, book.pending())
+        for group in groups:
+            _settle_from_cache(group.shelf, base.name, book, group.recipes)
         has_reference = request.dataset is not None and shelf.part_from_cache(REFERENCE)
         want_reference = request.dataset is not None and not has_reference
-        tasks: dict[str, list[Recipe]] = {}
-        for recipe in book.pending():
-            tasks.setdefault(toolchain_of(recipe), []).append(recipe)
-        if tasks or want_reference:
-            # Imported only when there is work: a run that the cache serves starts no process.
-            from converters.scheduler import Scheduler
-
-            scheduler = Scheduler(request, base, workshop, shelf, book.settle, book.say)
-            try:
-                scheduler.run(tasks, want_reference=want_reference)
-            except OSError as error:  # of the work folder, so of all that is left; most likely the disk is full
-                for recipe in book.pending():
-                    book.settle(recipe, failed_row(base.name, recipe, describe_error(error)))
-            has_reference = has_reference or scheduler.reference_made
-            notes = list(dict.fromkeys(scheduler.notes))
+        if book.pending() or want_reference:
+            made, notes = _make(request, base, workshop, shelf, book, groups, want_reference=want_reference)
+            has_reference = has_reference or made
         failed = any(row.status == "failed" for row in book.rows())
     finally:
         logs = shelf.close(keep_logs=failed)
     reference = shelf.reference if has_reference else None
     return ConversionReport(book.rows(), base, base.name, reference, time.monotonic() - started, logs, tuple(notes))
+
+
+def _groups(
+    request: ConversionRequest, base: BaseModel, workshop: Workshop, shelf: Shelf, recipes: list[Recipe]
+) -> list[Group]:
+    """Recipes by the model that they export. Raises ConversionInputError for files that steps or options name in vain."""
+    chains: dict[tuple[Step, ...], list[Recipe]] = {}
+    for recipe in recipes:
+        chains.setdefault(recipe.steps, []).append(recipe)
+    groups = []
+    for steps, own in chains.items():
+        chain = chain_of(steps, request, base, workshop) if steps else None
+        groups.append(Group(chain, shelf if chain is None else shelf.of_chain(chain.key), tuple(own)))
+    return groups
+
+
+def _make(
+    request: ConversionRequest,
+    base: BaseModel,
+    workshop: Workshop,
+    shelf: Shelf,
+    book: _Book,
+    groups: list[Group],
+    *,
+    want_reference: bool,
+) -> tuple[bool, list[str]]:
+    """Make what is pending; whether the base's answers were made, and notes."""
+    # Imported only when there is work: a run that the cache serves starts no process.
+    from converters.making import Maker
+
+    pending = {recipe.key for recipe in book.pending()}
+    left = [
+        dataclasses.replace(group, recipes=own)
+        for group in groups
+        if (own := tuple(recipe for recipe in group.recipes if recipe.key in pending))
+    ]
+    maker = Maker(request, base, workshop, shelf, book.settle, book.say)
+    try:
+        maker.run(left, want_reference=want_reference)
+    except OSError as error:  # of the work folder, so of all that is left; most likely the disk is full
+        for recipe in book.pending():
+            book.settle(recipe, failed_row(base.name, recipe, describe_error(error)))
+    return maker.reference_made, list(dict.fromkeys(maker.notes))
 
 
 def _check_data(dataset: Dataset, recipes: list[Recipe]) -> None:
@@ -136,18 +173,24 @@ def _check_data(dataset: Dataset, recipes: list[Recipe]) -> None:
         dataset.require_calibration()
 
 
-def _settle_early(request: ConversionRequest, base: str, book: _Book, workshop: Workshop) -> None:
+def _settle_early(request: ConversionRequest, base: BaseModel, book: _Book, workshop: Workshop) -> None:
     """Refuse what cannot exist, and fail what has no tool installed, before any work."""
-    labelled = request.dataset is not None and request.dataset.calibration_labels is not None
+    dataset = request.dataset
+    facts = {
+        FACT_CALIBRATION_LABELS: dataset is not None and dataset.calibration_labels is not None,
+        FACT_TRAINING_ROWS: dataset is not None and dataset.training is not None,
+        FACT_BASE_KIND: base.kind,
+    }
     missing = {name: _missing(info.packages) for name, info in workshop.toolchains.items()}
     no_preparation = _missing(workshop.preparation_packages)
+    no_compression = _missing(workshop.compression_packages)
     for recipe in book.pending():
-        why = reason(recipe, {FACT_CALIBRATION_LABELS: labelled})
+        why = reason(recipe, facts)
         if why is not None:
-            book.settle(recipe, refused_row(base, recipe, why))
+            book.settle(recipe, refused_row(base.name, recipe, why))
             continue
         toolchain = toolchain_of(recipe)
-        package = missing[toolchain] or no_preparation
+        package = missing[toolchain] or no_preparation or (no_compression if recipe.steps else None)
         if package is not None:
             extra = workshop.toolchains[toolchain].extra
             answer = {
@@ -156,7 +199,7 @@ def _settle_early(request: ConversionRequest, base: str, book: _Book, workshop: 
                 "message": f"the package {package} is not installed",
                 "remedy": f"pip install 'ondevice-harness[{extra}]'",
             }
-            book.settle(recipe, failed_row(base, recipe, answer))
+            book.settle(recipe, failed_row(base.name, recipe, answer))
 
 
 def _missing(packages: tuple[str, ...]) -> str | None:
@@ -176,8 +219,8 @@ def _shelf(request: ConversionRequest, base: BaseModel, workshop: Workshop) -> S
         raise ConversionInputError(f"{request.out}: cannot be written: {error.strerror or error}") from error
 
 
-def _settle_from_cache(shelf: Shelf, base: str, book: _Book) -> None:
-    for recipe in book.pending():
+def _settle_from_cache(shelf: Shelf, base: str, book: _Book, recipes: tuple[Recipe, ...]) -> None:
+    for recipe in recipes:
         started = time.monotonic()
         try:
             folder = shelf.variant_from_cache(recipe)

@@ -1,4 +1,4 @@
-"""A recipe: what format and precision a variant gets, under a name that says it.
+"""A recipe: what is done to the base model, and what format and precision a variant gets, under a name that says it.
 
 First step of the conversion flow: text, YAML data or the default matrix in, `Recipe` values out. Whether a recipe can be
 carried out is `converters.support`'s question. No toolchain is imported here.
@@ -10,6 +10,8 @@ A name is made of the precision and of every parameter that differs from the for
       [_symmetric|_asymmetric] [_asymmetric_weights|_symmetric_weights]
       [_minmax|_entropy|_percentile] [_gN] [_full_range|_reduced_range]
       [_accuracy_control] [_dropP]                            static_wi8_ai8_accuracy_control_drop0.5
+
+Compression steps that come before the export stand in front: `prune_0.5+cluster_16+static_wi8_ai8` (`converters.steps`).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from converters.errors import RecipeError
+from converters.steps import Step, chain_slug, chain_text, parse_chain
 from converters.variant import FORMATS
 
 Mode = Literal["float", "dynamic", "static", "weight_only"]
@@ -43,13 +46,15 @@ CHOICES: dict[str, tuple[str, ...]] = {
 DEFAULT_MAX_DROP = 0.01
 MAX_GROUP_SIZE = 99_999
 DEFAULT_GROUP_SIZE = {"onnx": 32, "openvino": 64}
+# Variants are folders: their names, of the base's and the recipe's, must fit into what file systems take (255 bytes).
+MAX_NAME_CHARS = 180
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """One way to compress a base model into one format.
 
-    `mode`: float (no quantization), dynamic (weights quantized, activations at run time), static (both, with calibration
+    `steps`: what is done to the model before it is exported, in order. `mode`: float (no quantization), dynamic (weights quantized, activations at run time), static (both, with calibration
     data) or weight_only (weights stored small, computed in float). `io`: whether the artifact takes and gives floats or
     the quantized integers. `granularity` and `symmetric_weights` are of the weights; `symmetric_activations` pins zero
     points of activations to 0. `calibration` picks activation ranges (static only). `accuracy_control` gives layers back
@@ -72,6 +77,7 @@ class Recipe:
     max_drop: float | None = None
     group_size: int | None = None
     reduce_range: bool = False
+    steps: tuple[Step, ...] = ()
 
     def variant_name(self, base_name: str) -> str:
         """Name of the variant this recipe makes of the base model `base_name`."""
@@ -79,12 +85,18 @@ class Recipe:
 
     @property
     def key(self) -> str:
-        """`format:name`, which `parse_recipes` reads back to an equal recipe."""
-        return f"{self.format}:{self.name}"
+        """`format:name`, or `format:prune(0.5)>name` with steps, which `parse_recipes` reads back to an equal recipe."""
+        return ":".join((self.format, ">".join([*(step.text for step in self.steps), self.precision])))
+
+    @property
+    def precision(self) -> str:
+        """The name without the steps."""
+        return self.name.rpartition("+")[2]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON and YAML; `recipe_from_dict` is the inverse."""
-        return dataclasses.asdict(self)
+        """Plain data for JSON and YAML, `steps` only where there are some; `recipe_from_dict` is the inverse."""
+        data = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "steps"}
+        return data | ({"steps": [step.to_dict() for step in self.steps]} if self.steps else {})
 
 
 # Parameters a user may give beside format and name, and the values they take when nothing is said.
@@ -176,6 +188,7 @@ def make_recipe(fmt: str, mode: str, weights: str, activations: str, **parameter
     for key in parameters:
         if key not in PARAMETERS:
             raise RecipeError(f"unknown recipe parameter {key!r}{hint(key, PARAMETERS)}")
+    steps = _checked_steps(parameters.pop("steps", ()))
     values: dict[str, Any] = {"format": fmt, "mode": mode, "weights": weights, "activations": activations}
     defaults = _defaults(fmt, mode, weights, activations)
     values = _checked(values | defaults | parameters)
@@ -185,7 +198,36 @@ def make_recipe(fmt: str, mode: str, weights: str, activations: str, **parameter
             raise RecipeError(f"a float recipe quantizes nothing, so it takes no {(changed or ['activations'])[0]}")
     if values["accuracy_control"] and values["max_drop"] is None:
         values["max_drop"] = DEFAULT_MAX_DROP
-    return Recipe(name=_name_of(values), **values)
+    return with_steps(Recipe(name=_name_of(values), **values), steps)
+
+
+def with_steps(recipe: Recipe, steps: Iterable[Step]) -> Recipe:
+    """The same precision after these compression steps, under the name that says both. Raises RecipeError."""
+    chain = _checked_steps(tuple(steps))
+    name = "+".join([*([chain_slug(chain)] if chain else []), recipe.precision])
+    if len(name) > MAX_NAME_CHARS:
+        raise RecipeError(
+            f"the recipe's name would have {len(name)} characters, more than {MAX_NAME_CHARS}",
+            remedy="take fewer steps, or parameters nearer to their defaults",
+        )
+    return dataclasses.replace(recipe, name=name, steps=chain)
+
+
+def _checked_steps(steps: Any) -> tuple[Step, ...]:
+    """Steps that can be written down and read back."""
+    if not isinstance(steps, tuple) or not all(isinstance(step, Step) for step in steps):
+        raise RecipeError(
+            f"steps are {steps!r}, but must be compression steps", remedy="write prune(0.5) > cluster(16)"
+        )
+    try:
+        same = not steps or parse_chain(chain_text(steps)) == steps
+    except RecipeError:
+        same = False
+    if not same:
+        raise RecipeError(
+            f"{chain_text(steps)} cannot be written as text", remedy="use no commas, brackets or '>' in its words"
+        )
+    return steps
 
 
 def _float_activations(fmt: str, weights: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import queue
 import shutil
 import threading
@@ -18,7 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from converters.base_model import BaseModel
+from converters.base_model import KERAS, BaseModel
+from converters.compression import CompressedModel
+from converters.crew import Crew
 from converters.errors import ConversionInputError, ConverterError, describe_error, disk_full_answer
 from converters.export.base import (
     ONNX_MODEL,
@@ -34,10 +35,8 @@ from converters.export.prepare import PrepareRequest
 from converters.jobs import ConversionRequest, ConversionRow, failed_row, ok_row, refused_row
 from converters.recipe import Recipe
 from converters.shelf import Shelf
-from converters.slots import Slots
 from converters.support import reason
-from converters.transfer import write_dataset
-from converters.worker_process import Limits, WorkerLostError, WorkerProcess
+from converters.worker_process import WorkerLostError, WorkerProcess
 
 PART_ORDER = (SAVED_MODEL, ONNX_MODEL, TFLITE_MODEL, UNROLLED_MODEL)
 FULL_DISK_BYTES = 256 * 2**10
@@ -53,7 +52,10 @@ class Part:
 
 
 class Scheduler:
-    """One conversion's threads. `settle` takes each finished row (from any thread), `say` each beginning."""
+    """The threads that make variants of one model: the base, or what compression made of it (`compressed`).
+
+    `settle` takes each finished row (from any thread), `say` each beginning.
+    """
 
     def __init__(
         self,
@@ -61,17 +63,21 @@ class Scheduler:
         base: BaseModel,
         workshop: Workshop,
         shelf: Shelf,
+        crew: Crew,
         settle: Callable[[Recipe, ConversionRow], None],
         say: Callable[[str], None],
+        compressed: CompressedModel | None = None,
     ) -> None:
         self._request = request
         self._base = base
         self._workshop = workshop
         self._shelf = shelf
+        self._crew = crew
         self._settle = settle
         self._say = say
-        self._slots = Slots(max(1, request.jobs))
-        self._stop = threading.Event()
+        self._compressed = compressed
+        self._slots = crew.slots
+        self._stop = crew.stop
         self._fatal: BaseException | None = None
         self._parts: dict[str, Part] = {}
         self._ends: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -82,8 +88,8 @@ class Scheduler:
     def run(self, tasks: Mapping[str, Sequence[Recipe]], *, want_reference: bool) -> None:
         """Make everything. Raises ConversionInputError when the base or the data turn out wrong, KeyboardInterrupt."""
         wanted = self._wanted(tasks, want_reference=want_reference)
-        if wanted and self._request.dataset is not None:
-            write_dataset(self._request.dataset, self._shelf.work / "dataset")
+        if wanted:
+            self._shelf.dataset_folder()
         home = self._workshop.home
         threads = [
             threading.Thread(target=self._guarded, args=(name, tasks.get(name, ()), wanted if name == home else ()))
@@ -145,15 +151,7 @@ class Scheduler:
             self._ends.put(name)
 
     def _work(self, info: ToolchainInfo, recipes: Sequence[Recipe], parts: Sequence[str]) -> None:
-        threads = max(1, (os.cpu_count() or 1) // max(1, self._request.jobs))
-        config = {
-            "toolchain": info.target,
-            "preparation": self._workshop.preparation,
-            "checker": self._workshop.checker,
-            "preimports": list(info.preimports),
-        }
-        limits = Limits(self._request.timeout_s, self._request.memory_limit_bytes)
-        worker = WorkerProcess(info.name, config, self._shelf.work, limits, threads, self._stop)
+        worker = self._crew.toolchain(info)
         try:
             if self._request.jobs > 1 or parts:
                 worker.start()
@@ -166,9 +164,11 @@ class Scheduler:
                 self._settle(recipe, self._row(worker, info, recipe))
             if REFERENCE in parts and not self._stop.is_set():
                 self._make_reference(worker)
-            worker.close()
-        finally:
+        except BaseException:
             worker.kill()
+            raise
+        if not self._crew.keep:
+            worker.close()
 
     def _answer(self, worker: WorkerProcess, job: Mapping[str, Any], text: str) -> dict[str, Any]:
         """Do a job when it is this worker's turn; every way to fail becomes an answer. Raises WorkerLostError when stopped."""
@@ -192,16 +192,17 @@ class Scheduler:
     # Parts
 
     def _part_job(self, part: str) -> dict[str, Any]:
-        dataset = None if self._request.dataset is None else str(self._shelf.work / "dataset")
+        dataset, compressed = self._shelf.dataset_folder(), self._compressed
         request = PrepareRequest(
-            base=str(self._base.path.resolve()),
-            kind=self._base.kind,
+            base=str(self._base.path.resolve() if compressed is None else compressed.model),
+            kind=self._base.kind if compressed is None else KERAS,
             name=self._base.name,
             sha256=self._base.sha256,
             folder=str(self._shelf.source),
             seed=self._request.seed,
-            dataset=dataset,
+            dataset=None if dataset is None else str(dataset),
             reference=str(self._shelf.work / REFERENCE),
+            tensors=None if compressed is None else compressed.tensors,
         )
         return {"do": "part", "part": part, "request": dataclasses.asdict(request)}
 
@@ -275,4 +276,5 @@ class Scheduler:
             "folder": str(folder),
             "base_name": self._base.name,
             "dataset_sha256": None if dataset is None else dataset.sha256,
+            "steps": [] if self._compressed is None else [str(folder) for folder in self._compressed.folders],
         }

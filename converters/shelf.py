@@ -5,6 +5,7 @@ Used by the pipeline and its scheduler. Light: keys are made of package metadata
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import os
@@ -21,6 +22,7 @@ from converters.export.base import PART_FILES, REFERENCE, SOURCE_SCHEMA, Worksho
 from converters.jobs import ConversionRequest
 from converters.recipe import Recipe
 from converters.support import toolchain_of
+from converters.transfer import write_dataset
 from converters.variant import MANIFEST_NAME, MANIFEST_SCHEMA, ManifestError, load_variant, save_manifest
 
 _WORK_PREFIX = ".work-"
@@ -47,8 +49,26 @@ class Shelf:
         request.out.mkdir(parents=True, exist_ok=True)
         _sweep(request.out)
         self.work = Path(tempfile.mkdtemp(prefix=f"{_WORK_PREFIX}{os.getpid()}-", dir=request.out.resolve()))
+        self.chain: str | None = None
         self.source = self.work / "source"
         self.source.mkdir()
+
+    def of_chain(self, key: str) -> Shelf:
+        """The same shelf for what is exported from a model that compression made; `key` is the chain's address."""
+        shelf = copy.copy(self)
+        shelf.chain = key
+        shelf.source = self.work / f"source-{key}"
+        shelf.source.mkdir(exist_ok=True)
+        return shelf
+
+    def dataset_folder(self) -> Path | None:
+        """The dataset as files for the workers, written when first asked for. Raises OSError."""
+        if self._request.dataset is None:
+            return None
+        folder = self.work / "dataset"
+        if not folder.is_dir():
+            write_dataset(self._request.dataset, folder)
+        return folder
 
     def close(self, *, keep_logs: bool) -> Path | None:
         """Remove the work folder; with `keep_logs` the tools' logs stay in `logs` of the output, which is returned."""
@@ -69,6 +89,10 @@ class Shelf:
 
     # Keys
 
+    def _base_key(self) -> dict[str, str]:
+        chain = {} if self.chain is None else {"chain": self.chain}
+        return {"base": self._base.sha256, **chain}
+
     def _data_key(self) -> dict[str, str | int | None]:
         dataset = self._request.dataset
         if dataset is None:
@@ -80,7 +104,7 @@ class Shelf:
         return key_of(
             {
                 "manifest": MANIFEST_SCHEMA,
-                "base": self._base.sha256,
+                **self._base_key(),
                 "recipe": recipe.to_dict(),
                 "data": self._data_key(),
                 "seed": self._request.seed,
@@ -96,7 +120,7 @@ class Shelf:
         return key_of(
             {
                 "source": SOURCE_SCHEMA,
-                "base": self._base.sha256,
+                **self._base_key(),
                 "part": part,
                 "data": data,
                 "seed": self._request.seed,

@@ -16,7 +16,8 @@ _WORDS = {"true": True, "false": False, "yes": True, "no": False}
 @dataclass(frozen=True, slots=True)
 class Parameter:
     """One parameter of a step. `kind`: float, int, str or bool. `low`, `high`: bounds that belong to the range themselves,
-    unless `open_ended` (then neither does). `choices`: the words that a str may be. `required`: has no default."""
+    unless `open_ended` (then neither does). `choices`: the words that a str may be. `required`: has no default.
+    `is_path`: names a file, whose content is a part of what the step does."""
 
     name: str
     kind: type
@@ -27,6 +28,7 @@ class Parameter:
     open_ended: bool = False
     choices: tuple[str, ...] = ()
     required: bool = False
+    is_path: bool = False
 
     def checked(self, value: Any, step: str) -> Any:
         """`value`, or what its text spells, as this parameter's kind. Raises RecipeError."""
@@ -164,7 +166,7 @@ STEPS: dict[str, StepInfo] = {
             "distill(width=0.75)",
             (
                 Parameter("width", float, None, "the student is the model with that share of its filters, begun anew", 0, 4, open_ended=True),
-                Parameter("student", str, "", "path of a student of your own (.keras), instead of width"),
+                Parameter("student", str, "", "path of a student of your own (.keras), instead of width", is_path=True),
                 Parameter("temperature", float, 4.0, "softens both answers", 0, 100, open_ended=True),
                 Parameter("alpha", float, 0.7, "weight of the teacher's answers; the rest is the labels'", 0, 1),
                 Parameter("method", str, "soft", "what is learnt beside the answers", choices=("soft", "hints", "attention")),

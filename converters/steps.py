@@ -8,6 +8,7 @@ of a step may be given without its name. No toolchain is imported here.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -54,7 +55,9 @@ class Step:
     def slug(self) -> str:
         """Fit for a file name, and different for steps that differ: `prune_0.5_scope-layer`."""
         first = self.info.parameters[0].name if self.info.parameters else ""
-        words = [_plain(value) if key == first else f"{key}-{_plain(value)}" for key, value in self.parameters]
+        paths = {item.name for item in self.info.parameters if item.is_path}
+        plain = {key: _plain(value, unique=key in paths) for key, value in self.parameters}
+        words = [text if key == first else f"{key}-{text}" for key, text in plain.items()]
         return "_".join([self.name, *words])
 
     def to_dict(self) -> dict[str, Any]:
@@ -63,11 +66,17 @@ class Step:
 
 
 def _word(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _plain(value: Any) -> str:
-    return _MARK.sub("-", _word(value))
+def _plain(value: Any, *, unique: bool) -> str:
+    """The value with other characters than letters, digits and dots as `-`; `unique`: and with a piece of its digest."""
+    word = _word(value)
+    digest = f"-{hashlib.sha256(word.encode()).hexdigest()[:6]}" if unique else ""
+    return _MARK.sub("-", word).strip("-") + digest
 
 
 def make_step(name: str, given: Mapping[str, Any] | None = None) -> Step:

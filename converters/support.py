@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from converters.recipe import Recipe, make_recipe
+from converters.step_rules import chain_reason
 
 # Facts about a base model and its data that refusals depend on (`Source.facts`).
 FACT_CONSTANT_MATMULS = "onnx_constant_matmuls"  # MatMul/Gemm with a constant weight in the fp32 ONNX file
@@ -143,7 +144,7 @@ def support(recipe: Recipe) -> Support | None:
             continue
         default = make_recipe(line.format, line.mode, line.weights, line.activations).to_dict()
         own = recipe.to_dict()
-        free = {*line.parameters, "name", "max_drop"}
+        free = {*line.parameters, "name", "max_drop", "steps"}
         if all(own[key] == default[key] for key in own if key not in free) and all(
             own[key] in (*values, default[key]) for key, values in line.parameters.items()
         ):
@@ -189,4 +190,5 @@ def reason(recipe: Recipe, facts: Mapping[str, Any] | None = None) -> str | None
     if support(recipe) is None:
         own = recipe.to_dict()
         return next(text for fields, text in ABSENT if all(own[key] == value for key, value in fields.items()))
-    return None if facts is None else _model_reason(recipe, facts)
+    found = chain_reason(recipe.steps, recipe.mode, recipe.activations, facts)
+    return found or (None if facts is None else _model_reason(recipe, facts))

@@ -105,6 +105,10 @@ class Manifest:
     agreement: Agreement | None = None
     weight_dtypes: dict[str, int] = field(default_factory=dict)  # what the tensors hold: dtype -> elements
     notes: tuple[str, ...] = ()
+    lineage: tuple[dict[str, Any], ...] = ()  # the compression steps, each with what it did (docs/compression)
+    ledger: dict[str, Any] = field(default_factory=dict)  # what the compressed model costs, before the export
+    size_entropy_bytes: int | None = None  # of the weights, entropy-coded; None where no step of the chain codes them
+    extras: dict[str, str] = field(default_factory=dict)  # file name -> sha256 of files that no engine reads
 
     @property
     def recipe_name(self) -> str | None:
@@ -195,6 +199,8 @@ def manifest_from_json(text: str) -> Manifest:
         values["signature"] = None if data.get("signature") is None else signature_from_dict(data["signature"])
         values["agreement"] = None if data.get("agreement") is None else Agreement(**data["agreement"])
         values["notes"] = tuple(data.get("notes", ()))
+        values["lineage"] = tuple(dict(step) for step in data.get("lineage", ()))
+        values["extras"] = {_plain_name(name): str(digest) for name, digest in data.get("extras", {}).items()}
         return Manifest(**values)
     except ManifestError:
         raise
@@ -218,7 +224,7 @@ def load_variant(folder: Path, *, verify: bool = True) -> Variant:
     if manifest.artifact not in manifest.files:
         raise ManifestError(f"{path}: the artifact {manifest.artifact!r} is not among the files")
     if verify:
-        for name, digest in manifest.files.items():
+        for name, digest in (manifest.files | manifest.extras).items():
             file = folder / name
             if not file.is_file():
                 raise ManifestError(f"{path}: file {name!r} is missing")

@@ -4,10 +4,11 @@ Jobs come in on stdin as JSON lines, answers go out on a file descriptor of thei
 on stdout and stderr (both are a log file here). `converters.worker_process` is the other end. CONFIG is JSON::
 
     {"result_fd": 5, "toolchain": "module:Class", "preparation": "module:Class", "checker": "module:function",
-     "preimports": ["tensorflow"]}
+     "compressor": "module:function", "preimports": ["tensorflow"]}
 
-First answer: `{"ready": true}`. A job is `{"do": "part", …}` or `{"do": "export", …}`; its answer `{"ok": true}` or
-`{"ok": false, "class": …, "message": …, "remedy": …, "kind": "input" | "refused" | "tool" | "disk" | "missing"}`.
+First answer: `{"ready": true}`. A job is `{"do": "part", …}`, `{"do": "export", …}` or `{"do": "compress", …}`; its answer
+`{"ok": true}` or `{"ok": false, "class": …, "message": …, "remedy": …, "kind": "input" | "refused" | "tool" | "disk" |
+"missing"}`. Before the answer may come lines `{"say": "…"}` that tell how far it is.
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from converters.errors import describe_error
+from converters.cache import link_or_copy
+from converters.compress.record import ENTROPY_BYTES, KEEP, read_record
+from converters.errors import ToolError, describe_error
 from converters.export.base import Toolchain, load_source
 from converters.ledger import gzip_size_bytes, size_bytes
 from converters.recipe_words import recipe_from_dict
@@ -52,20 +56,28 @@ def _die_with_parent() -> None:
 
 
 class Worker:
-    """Carries out jobs, one after the other, with one toolchain instance per source."""
+    """Carries out jobs, one after the other, with one toolchain instance per source.
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    Only the newest source is kept in memory: the pipeline never goes back to an older one.
+    """
+
+    def __init__(self, config: dict[str, Any], say: Callable[[str], None]) -> None:
         self._config = config
+        self._say = say
         self._toolchains: dict[tuple[str, int], Toolchain] = {}
         self._preparations: dict[str, Any] = {}
 
     def handle(self, job: dict[str, Any]) -> None:
         """Do one job. Raises whatever the tools raise."""
-        {"part": self._part, "export": self._export}[job["do"]](job)
+        {"part": self._part, "export": self._export, "compress": self._compress}[job["do"]](job)
+
+    def _compress(self, job: dict[str, Any]) -> None:
+        resolve(self._config["compressor"])(job["request"], self._say)
 
     def _part(self, job: dict[str, Any]) -> None:
         folder = job["request"]["folder"]
         if folder not in self._preparations:
+            self._preparations.clear()
             self._preparations[folder] = resolve(self._config["preparation"])(job["request"])
         self._preparations[folder].make(job["part"])
 
@@ -73,6 +85,7 @@ class Worker:
         recipe, folder, seed = recipe_from_dict(job["recipe"]), Path(job["folder"]), int(job["seed"])
         at = (job["source"], seed)
         if at not in self._toolchains:
+            self._toolchains.clear()
             self._toolchains[at] = resolve(self._config["toolchain"])(load_source(Path(job["source"])), seed)
         toolchain = self._toolchains[at]
         source = load_source(Path(job["source"]))
@@ -81,6 +94,7 @@ class Worker:
             folder / exported.artifact, recipe.format, exported.signature, source
         )
         files = [folder / name for name in exported.files]
+        chain = _chain(job.get("steps", ()), folder)
         manifest = Manifest(
             name=recipe.variant_name(job["base_name"]),
             format=recipe.format,
@@ -100,8 +114,30 @@ class Worker:
             agreement=agreement,
             weight_dtypes=exported.weight_dtypes,
             notes=(*_data_notes(source.data, recipe.mode), *source.notes, *exported.notes),
+            **chain,
         )
         save_manifest(folder, manifest)
+
+
+def _chain(folders: Sequence[str], folder: Path) -> dict[str, Any]:
+    """What the manifest says of the compression steps; the files that they ship are brought into the variant's folder."""
+    if not folders:
+        return {}
+    records = [(Path(step), read_record(Path(step))) for step in folders]
+    extras: dict[str, str] = {}
+    for step, record in records:
+        for name in record.files:
+            if (folder / name).exists():
+                raise ToolError(f"the step {record.step} ships a file {name!r}, and the variant has one of that name")
+            link_or_copy(step / KEEP / name, folder / name)
+            extras[name] = sha256_file(folder / name)
+    sizes = [record.figures.get(ENTROPY_BYTES) for _, record in records]
+    return {
+        "lineage": tuple(record.lineage() for _, record in records),
+        "ledger": records[-1][1].ledger,
+        "size_entropy_bytes": next((size for size in reversed(sizes) if size is not None), None),
+        "extras": extras,
+    }
 
 
 def _data_notes(data: str, mode: str) -> tuple[str, ...]:
@@ -136,7 +172,7 @@ def main(config: dict[str, Any]) -> int:
             answer(describe_error(error))
             return 1
         answer({"ready": True})
-        worker = Worker(config)
+        worker = Worker(config, lambda text: answer({"say": text}))
         for line in sys.stdin:
             try:
                 worker.handle(json.loads(line))

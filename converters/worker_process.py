@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ import converters
 from converters.errors import ToolError
 
 _POLL_S = 0.05
+_KINDS = {"ok", "ready", "say"}
 _MEMORY_POLL_S = 0.1
 _END_WAIT_S = 5.0
 _LAST_WORDS_BYTES = 16_384
@@ -59,11 +60,23 @@ class Limits:
     memory_bytes: int | None
 
 
+def _ignore(_text: str) -> None:
+    """For workers that tell nothing on the way."""
+
+
 class WorkerProcess:
-    """One toolchain's process; used from one thread. `config` is the worker's, without `result_fd`."""
+    """One toolchain's process; used from one thread at a time. `config` is the worker's, without `result_fd`; `say` takes
+    the lines by which a job tells how far it is."""
 
     def __init__(
-        self, name: str, config: Mapping[str, Any], folder: Path, limits: Limits, threads: int, stop: threading.Event
+        self,
+        name: str,
+        config: Mapping[str, Any],
+        folder: Path,
+        limits: Limits,
+        threads: int,
+        stop: threading.Event,
+        say: Callable[[str], None] = _ignore,
     ) -> None:
         self.name = name
         self._config = dict(config)
@@ -72,6 +85,7 @@ class WorkerProcess:
         self._limits = limits
         self._threads = threads
         self._stop = stop
+        self._say = say
         self._process: subprocess.Popen[bytes] | None = None
         self._results = -1
         self._buffer = b""
@@ -123,15 +137,19 @@ class WorkerProcess:
             raise self._dead() from None
         return self._answer()
 
+    def hang_up(self) -> None:
+        """Give no more jobs: the process ends when it has done what it was given."""
+        if self._process is not None and self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):  # it has ended already
+                self._process.stdin.close()
+
     def close(self) -> None:
         """Let the process end by itself, soon; kill it when it does not."""
-        if self._process is None or self._process.stdin is None:
+        if self._process is None:
             return
-        try:
-            self._process.stdin.close()
+        self.hang_up()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it is killed below, whatever it was doing
             self._process.wait(_END_WAIT_S)
-        except (BrokenPipeError, subprocess.TimeoutExpired):
-            pass  # it is killed below, whatever it was doing
         self.kill()
 
     def kill(self) -> None:
@@ -156,7 +174,11 @@ class WorkerProcess:
             while True:
                 if b"\n" in self._buffer:
                     line, _, self._buffer = self._buffer.partition(b"\n")
-                    return self._parsed(line)
+                    answer = self._parsed(line)
+                    if "say" not in answer:
+                        return answer
+                    self._say(str(answer["say"]))
+                    continue
                 if selector.select(_POLL_S):
                     chunk = os.read(self._results, 65_536)
                     if not chunk:
@@ -182,7 +204,7 @@ class WorkerProcess:
     def _parsed(self, line: bytes) -> dict[str, Any]:
         try:
             answer = json.loads(line)
-            if isinstance(answer, dict) and ("ok" in answer or "ready" in answer):
+            if isinstance(answer, dict) and not _KINDS.isdisjoint(answer):
                 return answer
         except ValueError:
             pass  # said below

@@ -250,7 +250,8 @@ class Workshop:
 
     `preparation` and `checker` are "module:name" targets with the signatures of `converters.export.prepare.Preparation`
     and `converters.check.agreement`. `home`: the toolchain in whose worker the preparation runs.
-    `preparation_packages`: distributions whose versions decide what the source holds.
+    `preparation_packages`: distributions whose versions decide what the source holds. `compressor`: who does one step of a
+    chain, with the signature of `converters.compress.chain.run_step`, and `compression_packages` likewise.
     """
 
     toolchains: dict[str, ToolchainInfo]
@@ -258,6 +259,9 @@ class Workshop:
     checker: str = "converters.check:agreement"
     home: str = "tflite"
     preparation_packages: tuple[str, ...] = ("tensorflow", "keras", "tf2onnx", "onnx")
+    compressor: str = "converters.compress.chain:run_step"
+    compressor_preimports: tuple[str, ...] = ("tensorflow", "keras")
+    compression_packages: tuple[str, ...] = ("tensorflow", "keras", "numpy")
 
 
 WORKSHOP = Workshop(TOOLCHAINS)

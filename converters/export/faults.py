@@ -5,7 +5,8 @@ It serves the tests of the pipeline, and anyone who wants to see what a failed c
     base = write_drill(folder / "drill.keras", {"static_wi8_ai8": "sigkill"})
     convert(ConversionRequest(base, recipes, out), workshop=drill_workshop())
 
-A drill's base is a .keras archive whose config.json maps recipe names (or parts such as "model.onnx") to faults.
+A drill's base is a .keras archive whose config.json maps recipe names (or parts such as "model.onnx", or compression steps such
+as "prune(0.5)") to faults.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import ctypes
 import errno
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -24,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from converters.compress.record import KEEP, MODEL, RECORD, StepRecord
 from converters.errors import BaseModelError, ToolError
 from converters.export.base import (
     CALIBRATION,
@@ -39,6 +42,7 @@ from converters.export.base import (
     Workshop,
 )
 from converters.recipe import Recipe
+from converters.steps import make_step
 from converters.variant import Agreement, Signature, TensorSpec
 
 HANG_S = 3600.0
@@ -64,7 +68,16 @@ def drill_workshop() -> Workshop:
         name: ToolchainInfo(name, f"{here}:FaultyToolchain", info.needs, (), ("numpy",))
         for name, info in TOOLCHAINS.items()
     }
-    return Workshop(toolchains, f"{here}:FaultyPreparation", f"{here}:no_agreement", "tflite", ("numpy",))
+    return Workshop(
+        toolchains,
+        f"{here}:FaultyPreparation",
+        f"{here}:no_agreement",
+        "tflite",
+        ("numpy",),
+        f"{here}:drill_step",
+        (),
+        ("numpy",),
+    )
 
 
 def _sigkill() -> None:
@@ -118,6 +131,7 @@ def _wrong_input() -> None:
     raise BaseModelError("drill: the base model is of no use", remedy="run no drill")
 
 
+# "once": is killed the first time, and goes well when it is begun again (compression steps only).
 FAULTS: dict[str, Callable[[], None]] = {
     "sigkill": _sigkill,
     "segfault": _segfault,
@@ -129,6 +143,7 @@ FAULTS: dict[str, Callable[[], None]] = {
     "disk_full": _disk_full,
     "exit": _exit,
     "wrong_input": _wrong_input,
+    "once": _sigkill,
 }
 
 
@@ -167,6 +182,40 @@ class FaultyPreparation:
             outputs=(TensorSpec("y", (None, 1), "float32", "y"),),
             facts={"faults": self._faults},
         ).save()
+
+
+def drill_step(request: dict[str, Any], say: Callable[[str], None]) -> None:
+    """Stands for `converters.compress.chain.run_step`: the model stays as it is, or the step fails as told.
+
+    Its `work` folder counts how often the step was begun; it ships a file `NAME.txt` that says so.
+    """
+    given = {key: value for key, value in request["step"].items() if key != "step"}
+    step = make_step(request["step"]["step"], given)
+    folder, before = Path(request["folder"]), request["before"]
+    model = Path(request["base"]) if before is None else Path(before) / MODEL
+    begun = folder / "work" / "begun"
+    begun.parent.mkdir(exist_ok=True)
+    count = int(begun.read_text(encoding="utf-8")) + 1 if begun.exists() else 1
+    begun.write_text(str(count), encoding="utf-8")
+    say(f"begun {count} times")
+    with zipfile.ZipFile(model) as archive:
+        fault = json.loads(archive.read("config.json"))["faults"].get(step.text)
+    if fault is not None and (fault != "once" or count == 1):
+        FAULTS[fault]()
+    shutil.copyfile(model, folder / MODEL)
+    (folder / KEEP).mkdir(exist_ok=True)
+    (folder / KEEP / f"{step.name}.txt").write_text(f"{count} {os.getpid()}", encoding="utf-8")
+    record = StepRecord(
+        step.name,
+        step.text,
+        step.values,
+        figures={"begun": count},
+        files=(f"{step.name}.txt",),
+        seed=request["seed"],
+        inputs=("x",),
+        outputs=("y",),
+    )
+    (folder / RECORD).write_text(record.to_json(), encoding="utf-8")
 
 
 def _save(path: Path, arrays: dict[str, Any]) -> None:

@@ -85,7 +85,8 @@ def _keras_error(path: Path, error: Exception) -> BaseModelError:
     )
 
 
-def _load_keras(path: Path, dims: dict[str, tuple[int, ...]]) -> LoadedBase:
+def load_keras(path: Path) -> Any:
+    """The keras.Model of a .keras or .h5 file, with fixed inputs and outputs. Raises BaseModelError in one line."""
     import keras
 
     try:
@@ -97,12 +98,26 @@ def _load_keras(path: Path, dims: dict[str, tuple[int, ...]]) -> LoadedBase:
             f"{path}: the model has no fixed inputs and outputs (a subclassed or never built model)",
             remedy="call it once on data and export it as a SavedModel",
         )
-    # A Sequential, or a model that takes dictionaries, seen as plain lists.
-    flat = keras.Model(list(model.inputs), list(model.outputs))
+    return model
+
+
+def keras_tensors(
+    path: Path, model: Any, dims: dict[str, tuple[int, ...]]
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs and outputs of a keras.Model under the names that all formats take; `dims` as of `load_base`."""
     names = _unique([tensor.name for tensor in model.inputs])
     output_names = _unique(_output_names(model), taken=names)
     inputs = _specs(path, names, [(t.shape, t.dtype) for t in model.inputs], dims)
-    outputs = _specs(path, output_names, [(t.shape, t.dtype) for t in model.outputs], None)
+    return inputs, _specs(path, output_names, [(t.shape, t.dtype) for t in model.outputs], None)
+
+
+def _load_keras(path: Path, dims: dict[str, tuple[int, ...]]) -> LoadedBase:
+    import keras
+
+    model = load_keras(path)
+    # A Sequential, or a model that takes dictionaries, seen as plain lists.
+    flat = keras.Model(list(model.inputs), list(model.outputs))
+    inputs, outputs = keras_tensors(path, model, dims)
     scales = [layer.scale for layer in _layers(model) if type(layer).__name__ == "Rescaling"]
     vocabularies = [layer.input_dim for layer in _layers(model) if type(layer).__name__ == "Embedding"]
 

@@ -6,6 +6,7 @@ ONNX, then TFLite; the base's answers on all test rows last. Each part is one jo
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,7 +54,10 @@ _LOOPS = {"While", "StatelessWhile"}
 
 @dataclass(frozen=True, slots=True)
 class PrepareRequest:
-    """What the TensorFlow worker is told about the base. Paths are absolute; `dataset` is a folder of `transfer`."""
+    """What the TensorFlow worker is told about the base. Paths are absolute; `dataset` is a folder of `transfer`.
+
+    `tensors`: for a model that compression steps made of a base, the names of the base's inputs and of its outputs.
+    """
 
     base: str
     kind: str
@@ -63,6 +67,7 @@ class PrepareRequest:
     seed: int
     dataset: str | None
     reference: str | None  # file to write the base's answers on all test rows to; None: not wanted
+    tensors: tuple[tuple[str, ...], tuple[str, ...]] | None = None
 
 
 class Preparation:
@@ -91,7 +96,10 @@ class Preparation:
 
             dataset = None if self._request.dataset is None else read_dataset(Path(self._request.dataset))
             dims = {} if dataset is None else {name: x.shape[1:] for name, x in dataset.inputs.items()}
-            base = load_base(Path(self._request.base), self._request.kind, dims)
+            if self._request.tensors is None:
+                base = load_base(Path(self._request.base), self._request.kind, dims)
+            else:
+                base = _compressed_base(self._request, dims, self._request.tensors)
             if dataset is not None:
                 dataset = dataset.matched_to(base.inputs)
                 _check_labels(dataset, base)
@@ -173,6 +181,22 @@ class Preparation:
         if dataset is None or self._request.reference is None:
             raise ToolError("there are no test rows to compute the base's answers on")
         _save_arrays(Path(self._request.reference), {"out": rows_through(base, dataset.inputs)})
+
+
+def _compressed_base(
+    request: PrepareRequest, dims: dict[str, tuple[int, ...]], tensors: tuple[tuple[str, ...], tuple[str, ...]]
+) -> LoadedBase:
+    """What compression steps made of a base, under the tensor names of the base."""
+    from converters.compress.loading import register_layers
+    from converters.export.keras_base import load_base
+
+    register_layers()
+    base = load_base(Path(request.base), request.kind, dims)
+    inputs, outputs = (
+        tuple(dataclasses.replace(spec, name=name, source=name) for spec, name in zip(specs, names, strict=True))
+        for specs, names in ((base.inputs, tensors[0]), (base.outputs, tensors[1]))
+    )
+    return dataclasses.replace(base, inputs=inputs, outputs=outputs)
 
 
 def _check_labels(dataset: Dataset, base: LoadedBase) -> None:

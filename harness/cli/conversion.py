@@ -39,8 +39,6 @@ def read_recipes(words: str | Sequence[str | dict[str, Any]]) -> list[Recipe]:
 
         data, _ = read_yaml(Path(words))
         words = data["recipes"] if isinstance(data, dict) and set(data) == {"recipes"} else data
-    if isinstance(words, str):
-        words = [word.strip() for word in words.split(",") if word.strip()]
     return list(parse_recipes(words))
 
 

@@ -1,0 +1,74 @@
+"""The worker processes of one conversion, kept while there is work for them: all models that compression made go through the same.
+
+Made by `converters.pipeline`, used by `converters.scheduler` and `converters.compression`.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from converters.export.base import ToolchainInfo, Workshop
+from converters.jobs import ConversionRequest
+from converters.slots import Slots
+from converters.worker_process import Limits, WorkerProcess
+
+COMPRESSION = "compression"
+
+
+class Crew:
+    """One process per toolchain and one for compression, started when they are first asked; `slots` of them busy at once.
+
+    `keep`: whether workers stay for a further model when they have done what there was. `stop` is set when everything
+    must end.
+    """
+
+    def __init__(self, request: ConversionRequest, workshop: Workshop, folder: Path) -> None:
+        self._request = request
+        self._workshop = workshop
+        self._folder = folder
+        self._workers: dict[str, WorkerProcess] = {}
+        self._lock = threading.Lock()
+        self.keep = False
+        self.stop = threading.Event()
+        self.slots = Slots(max(1, request.jobs))
+
+    def toolchain(self, info: ToolchainInfo) -> WorkerProcess:
+        """The worker of a toolchain; one thread at a time may use it."""
+        config = {
+            "toolchain": info.target,
+            "preparation": self._workshop.preparation,
+            "checker": self._workshop.checker,
+            "preimports": list(info.preimports),
+        }
+        limits = Limits(self._request.timeout_s, self._request.memory_limit_bytes)
+        threads = max(1, (os.cpu_count() or 1) // max(1, self._request.jobs))
+        with self._lock:
+            if info.name not in self._workers:
+                self._workers[info.name] = WorkerProcess(info.name, config, self._folder, limits, threads, self.stop)
+            return self._workers[info.name]
+
+    def compressor(self, say: Callable[[str], None]) -> WorkerProcess:
+        """The worker that carries out compression steps, on all cores: with other threads, sums have other last bits."""
+        config = {"compressor": self._workshop.compressor, "preimports": list(self._workshop.compressor_preimports)}
+        limits = Limits(self._request.train_timeout_s, self._request.memory_limit_bytes)
+        with self._lock:
+            if COMPRESSION not in self._workers:
+                self._workers[COMPRESSION] = WorkerProcess(
+                    COMPRESSION, config, self._folder, limits, os.cpu_count() or 1, self.stop, say
+                )
+            return self._workers[COMPRESSION]
+
+    def close(self) -> None:
+        """Let all end by themselves, soon; kill those that do not. No thread may use a worker any more."""
+        for worker in self._workers.values():
+            worker.hang_up()
+        for worker in self._workers.values():
+            worker.close()
+
+    def kill(self) -> None:
+        """Kill all. No thread may use a worker any more."""
+        for worker in self._workers.values():
+            worker.kill()

@@ -1,0 +1,108 @@
+"""Which chains of compression steps exist, as data; and the true reason when one does not.
+
+Read by `converters.support`, before any work: what a chain needs of the precision behind it, of the order of its steps, of
+the kind of the base model and of the data. No toolchain is imported here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from converters.steps import Step
+
+# Facts about the base model and the data that refusals of chains depend on.
+FACT_BASE_KIND = "base_kind"  # "keras", "h5" or "saved_model"
+FACT_TRAINING_ROWS = "training_rows"  # whether the data hold labelled rows to train on
+
+_ONCE = {
+    "qat": "the rounding of integers is already in the training loop",
+    "entropy": "the file holds the weights as they are in the end",
+}
+_LAST = {"entropy": "it writes the weights as they are in the end"}
+# (later, earlier): why the one cannot follow the other.
+_NOT_AFTER: dict[tuple[str, str], str] = {
+    (later, "qat"): f"{what}, and the ranges that qat has learnt belong to the tensors as they were"
+    for later, what in (
+        ("prune_structured", "it removes tensors"),
+        ("factorize", "it splits layers into others"),
+        ("cluster", "it moves the weights after the training with rounding: put it before qat, which keeps it"),
+        ("prune", "it moves the weights after the training with rounding: put it before qat, which keeps it"),
+        ("distill", "it trains without the rounding: put it before qat"),
+        ("fine_tune", "it trains without the rounding: put it before qat, or give qat more epochs"),
+    )
+}
+# Parameters with which a step reads training rows although it may not train: (step, parameter) -> values, None for any.
+_READS_ROWS: dict[tuple[str, str], tuple[Any, ...] | None] = {
+    ("prune_structured", "by"): ("taylor", "activation"),
+    ("prune_structured", "max_drop"): None,
+}
+_QAT_ACTIVATIONS = ("i8", "u8")
+
+
+def trains(step: Step) -> bool:
+    """Whether this step trains, with the parameters it has."""
+    values = step.values
+    return step.info.trains or any((values.get(name) or 0) > 0 for name in step.info.trains_if)
+
+
+def needs_rows(step: Step) -> bool:
+    """Whether this step needs labelled training rows: it trains, or it judges by them."""
+    values = step.values
+    reads = any(
+        step.name == name and (values[key] is not None if choices is None else values[key] in choices)
+        for (name, key), choices in _READS_ROWS.items()
+    )
+    return reads or trains(step)
+
+
+def chain_reason(
+    steps: Sequence[Step], mode: str, activations: str, facts: Mapping[str, Any] | None = None
+) -> str | None:
+    """Why these steps before this precision cannot be carried out, in one line; None when they can.
+
+    `facts`: what is known of the base model and its data (`FACT_…` above).
+    """
+    if not steps:
+        return None
+    found = _order_reason(steps)
+    integer = mode == "static" and activations in _QAT_ACTIVATIONS
+    if found is None and not integer and any(step.name == "qat" for step in steps):
+        found = (
+            "qat trains weights and activations for integer kernels: a static precision with 8-bit activations must "
+            "follow it, for example static_wi8_ai8"
+        )
+    return found or _facts_reason(steps, facts or {})
+
+
+def _order_reason(steps: Sequence[Step]) -> str | None:
+    for position, step in enumerate(steps):
+        earlier = [before.name for before in steps[:position]]
+        if step.name in _ONCE and step.name in earlier:
+            return f"{step.name} stands twice in the chain: {_ONCE[step.name]}"
+        for before in earlier:
+            if (step.name, before) in _NOT_AFTER:
+                return f"{step.name} cannot follow {before}: {_NOT_AFTER[step.name, before]}"
+        if step.name in _LAST and position + 1 < len(steps):
+            return f"{step.name} must be the last step: {_LAST[step.name]}"
+    return None
+
+
+def _facts_reason(steps: Sequence[Step], facts: Mapping[str, Any]) -> str | None:
+    if facts.get(FACT_BASE_KIND) == "saved_model":
+        return (
+            f"{steps[0].name} works on the layers of a Keras model, and a SavedModel holds a graph without layers: "
+            "give the .keras or .h5 file"
+        )
+    if facts.get(FACT_TRAINING_ROWS) is False:
+        step = next((step for step in steps if needs_rows(step)), None)
+        if step is not None:
+            doing = "trains" if trains(step) else "judges by training rows"
+            without = f"; {step.name} trains nothing with epochs=0" if _can_do_without(step) else ""
+            return f"{step.text} {doing}, and the data hold no labelled training rows (x_train and y_train){without}"
+    return None
+
+
+def _can_do_without(step: Step) -> bool:
+    """Whether the step exists without training: its epochs may be 0."""
+    return not step.info.trains and any(item.name == "epochs" and item.low == 0 for item in step.info.parameters)

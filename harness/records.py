@@ -14,8 +14,9 @@ None, and where it could have been expected the reason stands beside it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,12 +120,19 @@ class Load:
     memory: dict[str, Any] = field(default_factory=dict)
 
 
+class _Later:
+    """What a block may know beside its fields: its sums, and how to make its CPU times."""
+
+    __slots__ = ("_cpu_later", "_sums")
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class Block:
+class Block(_Later):
     """Consecutive samples of one variant: wall and CPU time of each invoke, int64 [samples], in time order.
 
     `index` counts the interleaved rounds of the run (every round holds each variant once); -1 for warm-up.
     `started_ns` is the device's monotonic clock. `cpu_clock` says what `cpu_ns` counts: "thread" or "process".
+    Nobody changes the samples of a block: those from a store are read-only.
     """
 
     variant: str
@@ -134,6 +142,40 @@ class Block:
     wall_ns: Int64Array
     cpu_ns: Int64Array
     cpu_clock: str = "thread"
+
+    @classmethod
+    def with_later_cpu(cls, later: Callable[[], Int64Array], sums_ns: tuple[int, int], **fields: Any) -> Self:
+        """A block of all fields but `cpu_ns`, which `later` makes when it is first read: a table only asks for its sum.
+
+        `sums_ns`: of the wall and of the CPU times.
+        """
+        made = cls.__new__(cls)
+        for name, value in fields.items():
+            object.__setattr__(made, name, value)
+        object.__setattr__(made, "_cpu_later", later)
+        object.__setattr__(made, "_sums", sums_ns)
+        return made
+
+    @property
+    def wall_sum_ns(self) -> int:
+        """Sum of the wall times."""
+        sums = getattr(self, "_sums", None)
+        return int(self.wall_ns.sum()) if sums is None else sums[0]
+
+    @property
+    def cpu_sum_ns(self) -> int:
+        """Sum of the CPU times."""
+        sums = getattr(self, "_sums", None)
+        return int(self.cpu_ns.sum()) if sums is None else sums[1]
+
+    if not TYPE_CHECKING:  # or it would let any misspelt name pass
+
+        def __getattr__(self, name: str) -> Any:
+            if name != "cpu_ns":
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+            made = self._cpu_later()
+            object.__setattr__(self, "cpu_ns", made)
+            return made
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -235,7 +277,7 @@ class Session:
     schema_version: int = SCHEMA_VERSION
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class SessionData:
     """Everything the store has on one session: the input of `table.build_rows`."""
 

@@ -134,6 +134,30 @@ def test_pooled_percentile(seed: int, runs: int, size: int, q: float) -> None:
     assert (got.low, got.high) == pytest.approx((max(low, min(map(np.min, samples))), high), rel=1e-7)
 
 
+@held(
+    "quantiles.tails",
+    "sorting everything: every rank from the quantile on, each run's own quantiles, the least",
+    seed=SEEDS,
+    runs=st.integers(1, 9),
+    size=st.integers(1, 60),
+    q=st.sampled_from([0.1, 0.5, 0.9, 0.99]),
+)
+def test_tails(seed: int, runs: int, size: int, q: float) -> None:
+    samples = [numbers(seed + number, 1 + (seed + size * number) % 60) for number in range(runs)]
+    if seed % 2:
+        samples = [np.round(sample).astype(np.int64) for sample in samples]
+    ends = quantiles.tails(samples, q)
+    ordered = np.sort(np.concatenate(samples))
+    assert ends.n == ordered.size
+    assert ends.least == ordered[0]
+    for higher in (q, (1.0 + q) / 2.0):
+        ranks = range(quantiles.nearest_rank(ends.n, higher), ends.n + 1)
+        assert [ends.at(rank) for rank in ranks] == ordered[[rank - 1 for rank in ranks]].tolist()
+        assert ends.own(higher) == [np.sort(s)[quantiles.nearest_rank(s.size, higher) - 1] for s in samples]
+        estimate = quantiles.early_stopping_estimate(ends, higher)
+        assert estimate == quantiles.early_stopping_estimate(ordered, higher)
+
+
 @held("quantiles.early_stopping_rank", "counting down from n with `scipy.special.bdtr`", n=st.integers(1, 5000), q=QS)
 def test_early_stopping_rank(n: int, q: float) -> None:
     passing = np.flatnonzero(scipy_special.bdtr(np.arange(n + 1), n, 1 - q) < 0.01)

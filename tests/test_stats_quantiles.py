@@ -111,14 +111,25 @@ def test_pooled_percentile_equals_the_plain_one_and_is_reproducible() -> None:
     assert quantiles.pooled_percentile([[1.0] * 5] * 7, 0.9, seed=7).value is None
 
 
-def test_bootstrap_resamples_whole_runs_exactly() -> None:
+@pytest.mark.parametrize("rounded", [None, 1, 6])
+def test_bootstrap_resamples_whole_runs_exactly(rounded: int | None) -> None:
     rng = np.random.default_rng(5)
-    runs = [rng.normal(100, 5, size) for size in (40, 17, 60, 33, 50, 21)]
-    got = quantiles._bootstrap(np.sort(np.concatenate(runs)), runs, 0.9, seed=11, resamples=60)
+    # Some large enough for the first, coarse search, some with ties.
+    sizes = (40, 17, 60, 33, 50, 21) if rounded is None else (9000, 4000, 9000, 7000, 50, 8000)
+    runs = [rng.normal(100, 5, size).round(9 if rounded is None else rounded) for size in sizes]
+    got = quantiles._bootstrap(quantiles.tails(runs, 0.9), 0.9, seed=11, resamples=60)
     draws = np.random.default_rng(11).multinomial(6, np.full(6, 1 / 6), size=60)
     for estimate, counts in zip(got, draws, strict=True):
         drawn = np.sort(np.concatenate([np.tile(run, c) for run, c in zip(runs, counts, strict=True)]))
         assert estimate == drawn[quantiles.nearest_rank(drawn.size, 0.9) - 1]
+
+
+def test_what_is_not_among_the_slow_ends_is_not_told() -> None:
+    ends = quantiles.tails([range(100), range(50, 150)], 0.9)
+    assert (ends.n, ends.least, ends.at(200)) == (200, 0.0, 149.0)
+    with pytest.raises(ValueError, match="rank 1 of 200"):
+        ends.at(1)
+    assert quantiles.pooled_percentile([], 0.9, seed=1).n == 0
 
 
 def test_early_stopping_begins_where_mlperf_says() -> None:

@@ -70,7 +70,7 @@ def costs(device: str, data: SessionData) -> dict[str, Cost]:
             continue
         own: dict[str, float] = {}
         for block in run.blocks:
-            own[block.variant] = own.get(block.variant, 0.0) + float(block.wall_ns.sum()) / 1e9
+            own[block.variant] = own.get(block.variant, 0.0) + block.wall_sum_ns / 1e9
         around.setdefault(run.engine, []).append(max(0.0, run.duration_s - sum(own.values()) - _waited_s(run)))
         for name, seconds in own.items():
             spent.setdefault(run.engine, {}).setdefault(name, []).append(seconds)

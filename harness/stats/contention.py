@@ -19,9 +19,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 # A block is contended when more than this share of its time went to others ...
 DEFICIT = 0.05
@@ -73,7 +73,18 @@ class Contention:
         return self.contended / self.blocks if self.blocks else 0.0
 
 
-def is_contended(wall_ns: NDArray[np.int64], cpu_ns: NDArray[np.int64]) -> bool:
+class Summed(Protocol):
+    """Samples, of which only the number and the sum are asked for. An array is such."""
+
+    @property
+    def size(self) -> int:
+        """How many samples."""
+
+    def sum(self) -> Any:
+        """Their sum."""
+
+
+def is_contended(wall_ns: Summed, cpu_ns: Summed) -> bool:
     """Whether a block of a single-threaded invoke lost more than 5 % of its wall time to others (or to waiting)."""
     missing = int(wall_ns.sum()) - int(cpu_ns.sum())
     return missing > DEFICIT * int(wall_ns.sum()) + CLOCK_COST_NS * wall_ns.size
@@ -85,8 +96,8 @@ def can_judge(threads: int | None, cpu_clock: str) -> bool:
 
 
 def causes_of(
-    wall_ns: NDArray[np.int64],
-    cpu_ns: NDArray[np.int64],
+    wall_ns: Summed,
+    cpu_ns: Summed,
     counted: Counted | None,
     *,
     cpu_clock: str,
@@ -95,7 +106,7 @@ def causes_of(
 ) -> tuple[str, ...] | None:
     """What befell one block, of CAUSES; () when it had its CPUs for itself, None when nothing can tell.
 
-    `wall_ns`, `cpu_ns`: int64 [samples]. `counted`: growth of the agent's counters over the visit (names and units in
+    `wall_ns`, `cpu_ns`: int64 [samples], or their number and sum. `counted`: growth of the agent's counters over the visit (names and units in
     `harness.agent.contention.COLUMNS`; it has the visit's settling in it), None where there are none. `cpus`: how many the
     agent may use.
     """

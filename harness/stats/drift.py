@@ -86,6 +86,13 @@ class Drift:
         return bool((self.trend and self.trend.flagged) or (self.step and self.step.flagged))
 
 
+def _median(values: FloatArray) -> float:
+    """The median of one or more finite values: to the last bit what numpy's is, in a fifth of the time for the few of a run."""
+    half = values.size // 2
+    found = np.partition(values, half)
+    return float(found[half]) if values.size % 2 else (float(found[:half].max()) + float(found[half])) / 2.0
+
+
 def _kendall_s(values: FloatArray) -> tuple[float, float]:
     """Mann-Kendall's S and its variance under no trend, corrected for ties."""
     n = values.size
@@ -117,7 +124,7 @@ def theil_sen(times: ArrayLike, values: ArrayLike) -> float:
     usable = apart != 0
     if not usable.any():
         return 0.0
-    return float(np.median((v[columns] - v[rows])[usable] / apart[usable]))
+    return _median((v[columns] - v[rows])[usable] / apart[usable])
 
 
 def pettitt(values: ArrayLike) -> tuple[int, float]:
@@ -173,6 +180,12 @@ def run_order_test(values: ArrayLike, runs: ArrayLike) -> float:
     return _normal_p(s, squares + (float((d.sum(axis=1) ** 2).sum()) - 2.0 * squares) / 3.0)
 
 
+@lru_cache(maxsize=8)
+def _all_signs(n: int) -> FloatArray:
+    """Every way to give n things a sign: float64 [2^n, n]."""
+    return np.where(np.arange(2**n)[:, None] >> np.arange(n) & 1, 1.0, -1.0)
+
+
 def _comes_back(sums: Sequence[float]) -> bool:
     """Whether S of single runs is too one-sided for chance: all signs flipped at random reach it in at most 1 % (of six or
     seven runs: all point the same way).
@@ -185,14 +198,13 @@ def _comes_back(sums: Sequence[float]) -> bool:
     if len(sums) > _ALL_SIGNS:
         up = sum(value > 0 for value in sums)
         return 2.0 * binomial_cdf(min(up, len(sums) - up), len(sums), 0.5) <= limit
-    signs = np.array(list(itertools.product((-1.0, 1.0), repeat=len(sums))))
-    return float((np.abs(signs @ np.array(sums)) >= abs(sum(sums))).mean()) <= limit
+    return float((np.abs(_all_signs(len(sums)) @ np.array(sums)) >= abs(sum(sums))).mean()) <= limit
 
 
 def _trends(times: FloatArray, values: FloatArray, runs: NDArray[np.int64]) -> list[Trend]:
     """What each test that is valid for this series finds; not yet flagged."""
     names = np.unique(runs)
-    centre = float(np.median(values))
+    centre = _median(values)
     span = float(times[-1] - times[0])
     if names.size == 1:
         return [Trend(theil_sen(times, values) * span / centre, mann_kendall(values), False)]
@@ -206,9 +218,9 @@ def _trends(times: FloatArray, values: FloatArray, runs: NDArray[np.int64]) -> l
             sums.append(s)
             variance_total += variance
             own = times[inside]
-            changes.append(theil_sen(own, values[inside]) * float(own[-1] - own[0]) / float(np.median(values[inside])))
-    medians = np.array([np.median(part) for part in _by_run(values, runs)])
-    middles = np.array([np.median(part) for part in _by_run(times, runs)])
+            changes.append(theil_sen(own, values[inside]) * float(own[-1] - own[0]) / _median(values[inside]))
+    medians = np.array([_median(part) for part in _by_run(values, runs)])
+    middles = np.array([_median(part) for part in _by_run(times, runs)])
     found = [Trend(theil_sen(middles, medians) * span / centre, run_order_test(values, runs), False)]
     if changes and _comes_back(sums):
         p_value = _normal_p(sum(sums), variance_total)
@@ -239,7 +251,7 @@ def _scatter(before: FloatArray, after: FloatArray, runs: NDArray[np.int64]) -> 
     """The largest step that the scatter of the runs explains by itself, at the likeliest of all places (Bonferroni)."""
     # Each run is held against its own side, so that the step itself does not count as scatter.
     residual = np.concatenate([before / np.median(before), after / np.median(after)])
-    medians = np.array([np.median(part) for part in _by_run(residual, runs)])
+    medians = np.array([_median(part) for part in _by_run(residual, runs)])
     if medians.size <= 2:  # noqa: PLR2004 - one run on each side shows no scatter
         return 0.0
     sides = np.unique(runs[: before.size]).size, np.unique(runs[before.size :]).size
@@ -278,9 +290,9 @@ def _moved(times: FloatArray, values: FloatArray, runs: NDArray[np.int64], found
         change = float(np.median(values[found.index :]) / np.median(values[: found.index])) - 1.0
     elif found.within_runs:
         pairs = [(times[runs == run], values[runs == run]) for run in np.unique(runs)]
-        change = float(np.median([theil_sen(t, v) * (t[-1] - t[0]) / np.median(v) for t, v in pairs]))
+        change = float(np.median([theil_sen(t, v) * (t[-1] - t[0]) / _median(v) for t, v in pairs]))
     else:
-        change = theil_sen(times, values) * float(times[-1] - times[0]) / float(np.median(values))
+        change = theil_sen(times, values) * float(times[-1] - times[0]) / _median(values)
     return change * found.change > 0.0 and abs(change) >= abs(found.change) / 2.0
 
 

@@ -26,6 +26,8 @@ from harness.stats.distributions import binomial_cdf, t_quantile
 
 CONFIDENCE = 0.95
 RESAMPLES = 1000
+# Samples among which the bootstrap looks first.
+_GRID = 2048
 # MLPerf Inference rules, early stopping: one-sided confidence of the percentile estimate.
 EARLY_STOPPING_CONFIDENCE = 0.99
 
@@ -104,39 +106,86 @@ def percentile(values: ArrayLike, q: float, confidence: float = CONFIDENCE) -> Q
     return Quantile(q, n, float(ordered[nearest_rank(n, q) - 1]), low, high)
 
 
+@dataclass(frozen=True, slots=True)
+class Tails:
+    """The slow ends of several runs, sorted, and what is needed to know of the rest.
+
+    Enough for every percentile from the one they were made for upwards, of all runs together and of any resample of whole runs: none of
+    those lies below the smallest of the runs' own. `sizes`: samples of each run; `below`: how many of these are not in its end;
+    `runs`: the ends; `ordered`: all ends as one; `least`: the smallest sample of all runs (nan when there is none).
+    """
+
+    sizes: tuple[int, ...]
+    below: tuple[int, ...]
+    runs: tuple[NDArray[Any], ...]
+    ordered: NDArray[Any]
+    least: float
+
+    @property
+    def n(self) -> int:
+        """Samples of all runs."""
+        return sum(self.sizes)
+
+    def at(self, rank: int) -> float:
+        """The sample of that 1-based rank among all. Raises ValueError when it is not one of those kept."""
+        place = rank - 1 - sum(self.below)
+        if place < 0:
+            raise ValueError(f"rank {rank} of {self.n} is not in the ends that were kept")
+        return float(self.ordered[place])
+
+    def own(self, q: float) -> list[Any]:
+        """The `q` quantile of each run by itself."""
+        each = zip(self.runs, self.sizes, self.below, strict=True)
+        return [run[nearest_rank(size, q) - 1 - below] for run, size, below in each]
+
+
+def tails(runs: Sequence[ArrayLike], q: float) -> Tails:
+    """The slow ends of runs (float or int64 [samples] each, in any order) as far as quantiles from `q` on need them.
+
+    Sorting everything would take five times as long, and no percentile asks for the order of the fast samples.
+    """
+    arrays = [array for array in map(_numbers, runs) if array.size]
+    if not arrays:
+        return Tails((), (), (), np.zeros(0), math.nan)
+    lowest = min(_nth(array, nearest_rank(array.size, q) - 1) for array in arrays)
+    below = [int(np.count_nonzero(array < lowest)) for array in arrays]
+    kept = [np.sort(np.partition(array, less)[less:]) for array, less in zip(arrays, below, strict=True)]
+    least = float(min(array.min() for array in arrays))
+    sizes = tuple(array.size for array in arrays)
+    return Tails(sizes, tuple(below), tuple(kept), np.sort(np.concatenate(kept)), least)
+
+
 def pooled_percentile(
-    runs: Sequence[ArrayLike],
+    runs: Sequence[ArrayLike] | Tails,
     q: float,
     *,
     seed: int,
     resamples: int = RESAMPLES,
     confidence: float = CONFIDENCE,
-    pooled: NDArray[Any] | None = None,
 ) -> Quantile:
     """Nearest-rank percentile of the samples of all runs, its interval from a seeded bootstrap of whole runs.
 
     Samples of one run resemble each other, so runs are drawn with replacement, each with all its samples. The value is
     None below the minimum n of samples; the interval is None below six runs, from which a bootstrap comes out too narrow.
-    `pooled`: the samples of all runs, sorted, where the caller has them already.
+    `runs`: their samples, or their `tails` for this `q` or a lower one.
     """
-    arrays = [_ascending(run) for run in runs]
-    arrays = [array for array in arrays if array.size]
-    n = sum(array.size for array in arrays)
+    ends = runs if isinstance(runs, Tails) else tails(runs, q)
+    n = ends.n
     needed = minimum_n(q, confidence)
     if n < needed:
         return Quantile(q, n, None, None, None, _not_enough(n, needed, f"p{q * 100:g}"))
-    # Stable: what is sorted in parts is only merged.
-    ordered = np.sort(np.concatenate(arrays), kind="stable") if pooled is None else pooled
-    value = float(ordered[nearest_rank(n, q) - 1])
-    if len(arrays) < minimum_n(0.5, confidence):
-        reason = _not_enough(len(arrays), minimum_n(0.5, confidence), f"a bootstrap interval of p{q * 100:g} over runs")
+    value = ends.at(nearest_rank(n, q))
+    if len(ends.runs) < minimum_n(0.5, confidence):
+        reason = _not_enough(
+            len(ends.runs), minimum_n(0.5, confidence), f"a bootstrap interval of p{q * 100:g} over runs"
+        )
         return Quantile(q, n, value, None, None, reason)
-    estimates = _bootstrap(ordered, arrays, q, seed=seed, resamples=resamples)
-    alpha = _expanded(len(arrays), confidence)
+    estimates = _bootstrap(ends, q, seed=seed, resamples=resamples)
+    alpha = _expanded(len(ends.runs), confidence)
     low, high = np.quantile(estimates, [alpha, 1.0 - alpha], method="nearest")
-    half = _student(estimates, len(arrays), confidence)
+    half = _student(estimates, len(ends.runs), confidence)
     # No quantile lies below the least sample, but it may well lie beyond the largest seen so far.
-    return Quantile(q, n, value, max(float(ordered[0]), min(float(low), value - half)), max(float(high), value + half))
+    return Quantile(q, n, value, max(ends.least, min(float(low), value - half)), max(float(high), value + half))
 
 
 def _expanded(n: int, confidence: float) -> float:
@@ -149,12 +198,15 @@ def _expanded(n: int, confidence: float) -> float:
     return NormalDist().cdf(-math.sqrt(n / (n - 1.0)) * t)
 
 
-def _ascending(values: ArrayLike) -> NDArray[Any]:
-    """The values sorted; as they are where they already were. Integers stay integers."""
+def _numbers(values: ArrayLike) -> NDArray[Any]:
+    """The values in one dimension. Integers stay integers."""
     array = np.asarray(values).ravel()
-    if array.dtype != np.int64:
-        array = array.astype(np.float64)
-    return array if bool((array[1:] >= array[:-1]).all()) else np.sort(array)
+    return array if array.dtype == np.int64 else array.astype(np.float64)
+
+
+def _nth(array: NDArray[Any], place: int) -> Any:
+    """The value that would stand there if the array were sorted."""
+    return np.partition(array, place)[place]
 
 
 def _student(estimates: NDArray[np.float64], n: int, confidence: float) -> float:
@@ -167,34 +219,54 @@ def _student(estimates: NDArray[np.float64], n: int, confidence: float) -> float
     return t_quantile((1.0 + confidence) / 2.0, n - 1.0) * error
 
 
-def _bootstrap(
-    ordered: NDArray[Any], runs: Sequence[NDArray[Any]], q: float, *, seed: int, resamples: int
-) -> NDArray[np.float64]:
-    """The `q` quantile of each resample of runs; `ordered` holds the samples of all runs, sorted.
+@lru_cache(maxsize=8)
+def _draws(seed: int, runs: int, resamples: int) -> NDArray[np.int64]:
+    """How often each run is in each resample: int64 [resamples, runs]. All variants of a session are resampled alike."""
+    found = np.random.default_rng(seed).multinomial(runs, np.full(runs, 1.0 / runs), size=resamples)
+    found.flags.writeable = False
+    return found
+
+
+def _at_or_below(parts: Sequence[NDArray[Any]], values: NDArray[Any]) -> NDArray[np.int64]:
+    """How many samples of each part are no larger than each value: int64 [values, parts]."""
+    found = np.empty((values.size, len(parts)), dtype=np.int64)
+    for number, part in enumerate(parts):
+        found[:, number] = np.searchsorted(part, values, side="right")
+    return found
+
+
+def _bootstrap(ends: Tails, q: float, *, seed: int, resamples: int) -> NDArray[np.float64]:
+    """The `q` quantile of each resample of runs.
 
     All resamples search together for the smallest sample with enough samples at or below it, so that no resample has to
     be sorted, nor even made. It lies between the smallest and the largest of the runs' own quantiles: at the largest, each
-    run has its share at or below, and below the smallest none has.
+    run has its share at or below, and below the smallest none has. It is looked for among a few of the samples first.
     """
-    each = [_ascending(run) for run in runs]
-    sizes = np.array([run.size for run in each])
-    draws = np.random.default_rng(seed).multinomial(len(each), np.full(len(each), 1.0 / len(each)), size=resamples)
-    target = np.ceil(draws @ sizes * q - 1e-9)
-    own = [run[nearest_rank(run.size, q) - 1] for run in each]
-    ordered = ordered[np.searchsorted(ordered, min(own)) : np.searchsorted(ordered, max(own)) + 1]
-    starts = [int(np.searchsorted(run, ordered[0])) for run in each]
+    draws = _draws(seed, len(ends.runs), resamples)
+    own = ends.own(q)
+    first, last = np.searchsorted(ends.ordered, [min(own), max(own)])
+    ordered = ends.ordered[first : last + 1]
+    starts = [int(np.searchsorted(run, ordered[0])) for run in ends.runs]
     parts = [
-        run[start : np.searchsorted(run, ordered[-1], side="right")] for run, start in zip(each, starts, strict=True)
+        run[start : np.searchsorted(run, ordered[-1], side="right")]
+        for run, start in zip(ends.runs, starts, strict=True)
     ]
-    target = target - draws @ np.array(starts)
+    target = np.ceil(draws @ np.array(ends.sizes) * q - 1e-9) - draws @ (np.array(starts) + np.array(ends.below))
+    grid = np.unique(np.linspace(0, ordered.size - 1, _GRID).astype(np.int64))
+    below = _at_or_below(parts, ordered[grid])
     low = np.zeros(resamples, dtype=np.int64)
-    high = np.full(resamples, ordered.size - 1, dtype=np.int64)
+    high = np.full(resamples, grid.size - 1, dtype=np.int64)
     while np.any(low < high):
         middle = (low + high) // 2
-        # Many resamples ask for the same sample, at first all of them.
+        reached = np.einsum("ij,ij->i", draws, below.take(middle, axis=0)) >= target
+        low, high = np.where(reached, low, middle + 1), np.where(reached, middle, high)
+    low, high = np.where(low > 0, grid[low - 1] + 1, 0), grid[low]
+    while np.any(low < high):
+        middle = (low + high) // 2
+        # Many resamples ask for the same sample.
         asked, back = np.unique(middle, return_inverse=True)
-        below = np.stack([np.searchsorted(part, ordered[asked], side="right") for part in parts], axis=1)[back]
-        reached = (draws * below).sum(axis=1) >= target
+        counts = _at_or_below(parts, ordered[asked])
+        reached = np.einsum("ij,ij->i", draws, counts.take(back, axis=0)) >= target
         low, high = np.where(reached, low, middle + 1), np.where(reached, middle, high)
     return np.asarray(ordered[low], dtype=np.float64)
 
@@ -217,8 +289,15 @@ def early_stopping_rank(n: int, q: float, confidence: float = EARLY_STOPPING_CON
     return left
 
 
-def early_stopping_estimate(samples: ArrayLike, q: float) -> float | None:
-    """MLPerf's single-stream percentile estimate (99 % confidence), or None when there are too few samples."""
-    ordered = _ascending(samples)
-    rank = early_stopping_rank(int(ordered.size), q)
-    return None if rank is None else float(ordered[ordered.size - rank])
+def early_stopping_estimate(samples: ArrayLike | Tails, q: float) -> float | None:
+    """MLPerf's single-stream percentile estimate (99 % confidence), or None when there are too few samples.
+
+    `samples`: all of them, or the `tails` of the runs for this `q` or a lower one.
+    """
+    if isinstance(samples, Tails):
+        rank = early_stopping_rank(samples.n, q)
+        # So far from the top that fewer samples are slower than the quantile itself leaves out: always within the ends.
+        return None if rank is None else samples.at(samples.n + 1 - rank)
+    array = _numbers(samples)
+    rank = early_stopping_rank(int(array.size), q)
+    return None if rank is None else float(_nth(array, array.size - rank))

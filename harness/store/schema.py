@@ -34,7 +34,7 @@ from harness.records import (
     Session,
     VariantRecord,
 )
-from harness.store.codec import BlobError, pack, pack_samples, unpack, unpack_samples
+from harness.store.codec import BlobError, pack, pack_samples, sum_samples, unpack, unpack_samples
 
 STORE_SCHEMA = 2
 
@@ -339,18 +339,31 @@ def block_row(run_id: str, position: int, block: Block) -> dict[str, Any]:
 
 
 def block_from_row(row: Row) -> Block:
-    """Inverse of `block_row`, also of one that an older version wrote."""
-    wall = unpack_samples(row["wall_ns"], row["samples"])
-    document = row.get("document")
-    return Block(
+    """Inverse of `block_row`, also of one that an older version wrote.
+
+    Damage is found here, in either column, although the CPU times are only summed now and put together when somebody reads them.
+    """
+    samples, cpu_blob = row["samples"], row["cpu_ns"]
+    wall = unpack_samples(row["wall_ns"], samples)
+    # What is stored against the wall times must still find them as they are.
+    wall.flags.writeable = False
+
+    def cpu() -> NDArray[np.int64]:
+        made = unpack_samples(cpu_blob, samples, wall)
+        made.flags.writeable = False
+        return made
+
+    document, wall_sum = row.get("document"), int(wall.sum())
+    return Block.with_later_cpu(
+        cpu,
+        (wall_sum, sum_samples(cpu_blob, samples, wall_sum)),
         variant=row["variant"],
         index=row["round_index"],
         phase=row["phase"],
         started_ns=row["started_ns"],
         wall_ns=wall,
-        cpu_ns=unpack_samples(row["cpu_ns"], row["samples"], wall),
         cpu_clock=row["cpu_clock"],
-        **({} if document is None else json.loads(document)),
+        **(_BLOCK_EXTRAS if document is None else _BLOCK_EXTRAS | json.loads(document)),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,17 @@ from harness.table.cells import Cell, median_ns
 
 FIELDS = ("latency_uncontended_median_ns", "latency_uncontended_low_ns", "latency_uncontended_high_ns")
 _OWN = ("uncontended_blocks", *FIELDS)
+
+
+class Total(NamedTuple):
+    """Samples of which only number and sum are known: all that contention asks for."""
+
+    size: int
+    total_ns: int
+
+    def sum(self) -> int:
+        """As an array has it."""
+        return self.total_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +59,9 @@ def judged_blocks(cell: Cell, threads: int | None) -> list[list[Judged]]:
         judged = []
         for block, middle_ns in zip(samples.blocks, samples.block_medians_ns, strict=True):
             counted = visits.get((block.index, block.variant))
-            causes = contention.causes_of(
-                block.wall_ns, block.cpu_ns, counted, cpu_clock=block.cpu_clock, threads=threads, cpus=cpus
-            )
+            size = block.wall_ns.size
+            wall, cpu = Total(size, block.wall_sum_ns), Total(size, block.cpu_sum_ns)
+            causes = contention.causes_of(wall, cpu, counted, cpu_clock=block.cpu_clock, threads=threads, cpus=cpus)
             judged.append(Judged(block, middle_ns, causes))
         found.append(judged)
     return found
@@ -69,7 +80,7 @@ def contention_of(blocks: Sequence[Sequence[Judged]]) -> contention.Contention |
     if not judged:
         return None
     lost = [
-        1.0 - float(item.block.cpu_ns.sum()) / float(item.block.wall_ns.sum())
+        1.0 - float(item.block.cpu_sum_ns) / float(item.block.wall_sum_ns)
         for item in judged
         if item.causes and "preempted" in item.causes
     ]

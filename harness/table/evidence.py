@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from harness.collectors.thermal import throttling
 from harness.records import Failure, SessionData
 from harness.row import OK
@@ -49,12 +47,12 @@ def evidence_of(
 ) -> grade.Evidence:
     """What the rules of `harness.stats.grade` are held against; `judged`: the blocks of each run; `beside`: see `drifts`."""
     runs = cell.latency
-    medians = [float(np.median(samples.wall_ns)) for samples in runs]
+    medians = [samples.median_ns for samples in runs]
     return grade.Evidence(
         preset=str(data.session.protocol.get("preset", "standard")),
         runs=len(runs),
         run_s=min((s.seconds(s.blocks) for s in runs), default=0.0),
-        run_samples=min((s.wall_ns.size for s in runs), default=0),
+        run_samples=min((s.size for s in runs), default=0),
         warmup_s=min((s.seconds(s.warmup) for s in runs), default=0.0),
         warmup_samples=min((sum(block.wall_ns.size for block in s.warmup) for s in runs), default=0),
         half_width=stopping.relative_half_width(medians),

@@ -12,6 +12,7 @@ from harness.table.nulls import NULLABLE
 
 _COUNTED = "instructions were counted, time was not measured"
 _TIMES = ("load_ns", "first_inference_ns")
+_PERCENTILES = (("latency_p90", 0.90), ("latency_p99", 0.99))  # the lowest first
 
 
 def virtual_time_figures(cell: Cell, figures: dict[str, Any], reasons: dict[str, str]) -> None:
@@ -20,7 +21,7 @@ def virtual_time_figures(cell: Cell, figures: dict[str, Any], reasons: dict[str,
     reasons |= dict.fromkeys(_TIMES, _COUNTED)
     reasons["virtual_time_ns"] = "no latency run of it ended"
     if cell.latency:
-        samples = sum(samples.wall_ns.size for samples in cell.latency)
+        samples = sum(samples.size for samples in cell.latency)
         figures |= {"runs": len(cell.latency), "samples": samples}
         figures["virtual_time_ns"] = float(np.median([samples.median_ns for samples in cell.latency]))
 
@@ -29,28 +30,26 @@ def latency_figures(cell: Cell, seed: int, figures: dict[str, Any], reasons: dic
     """Median, percentiles and their intervals; `reasons` for what too few samples do not give."""
     if not cell.latency:
         return
-    runs = [samples.ordered_ns for samples in cell.latency]
-    figures |= {"runs": len(runs), "samples": sum(run.size for run in runs)}
+    tails = quantiles.tails([samples.wall_ns for samples in cell.latency], _PERCENTILES[0][1])
+    figures |= {"runs": len(cell.latency), "samples": tails.n}
     middle = quantiles.median([samples.median_ns for samples in cell.latency])
     figures |= {"latency_median_ns": middle.value, "latency_median_low_ns": middle.low}
-    figures |= {"latency_median_high_ns": middle.high, "latency_min_ns": float(min(run[0] for run in runs))}
+    figures |= {"latency_median_high_ns": middle.high, "latency_min_ns": tails.least}
     if middle.reason is not None:
         reasons |= dict.fromkeys(("latency_median_low_ns", "latency_median_high_ns"), middle.reason)
-    # Stable: what is sorted in parts is only merged.
-    pooled = np.sort(np.concatenate(runs), kind="stable")
-    if pooled.size < quantiles.minimum_n(0.5):
+    if tails.n < quantiles.minimum_n(0.5):
         # Like any other percentile: not from fewer samples than could ever give it an interval.
-        reason = f"n/a (n={pooled.size}): the median needs at least {quantiles.minimum_n(0.5)}"
+        reason = f"n/a (n={tails.n}): the median needs at least {quantiles.minimum_n(0.5)}"
         figures["latency_median_ns"] = None
         reasons |= dict.fromkeys(("latency_median_ns", "latency_median_low_ns", "latency_median_high_ns"), reason)
-    for name, q in (("latency_p90", 0.90), ("latency_p99", 0.99)):
-        found = quantiles.pooled_percentile(runs, q, seed=seed, pooled=pooled)
-        early = quantiles.early_stopping_estimate(pooled, q)
+    for name, q in _PERCENTILES:
+        found = quantiles.pooled_percentile(tails, q, seed=seed)
+        early = quantiles.early_stopping_estimate(tails, q)
         figures |= {f"{name}_ns": found.value, f"{name}_low_ns": found.low, f"{name}_high_ns": found.high}
         figures[f"{name}_early_stopping_ns"] = early
         if found.reason is not None:
             reasons |= dict.fromkeys((f"{name}_ns", f"{name}_low_ns", f"{name}_high_ns"), found.reason)
-        reasons[f"{name}_early_stopping_ns"] = f"n/a (n={pooled.size}): too few for MLPerf's early stopping"
+        reasons[f"{name}_early_stopping_ns"] = f"n/a (n={tails.n}): too few for MLPerf's early stopping"
 
 
 def cold_start_figures(cell: Cell, figures: dict[str, Any], reasons: dict[str, str]) -> None:

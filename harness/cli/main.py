@@ -72,7 +72,7 @@ app.add_typer(bundle.app, name="bundle")
 
 def main() -> None:
     """Entry point of the console script."""
-    # Modules and records live to the end of a command. To look for garbage among them again and again takes a tenth of its time.
+    # Modules and records live to the end of a command. Looking for garbage among them again and again finds none.
     gc.set_threshold(*_COLLECT)
     app()
 

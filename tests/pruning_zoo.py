@@ -81,12 +81,14 @@ def residual() -> Any:
 @pattern
 def inverted_residual() -> Any:
     x = i = keras.Input((8, 8, 3))
+    x = layers.Normalization(mean=[0.1, 0.2, 0.3], variance=[0.5, 1.0, 2.0])(layers.Rescaling(0.5)(x))
     x = conv_bn(x, 6, activation="relu6")
     for k in range(2):
         y = conv_bn(x, 18, 1, "relu6")
         y = layers.DepthwiseConv2D(3, padding="same", use_bias=k == 1)(y)
         y = layers.ReLU(6.0)(layers.BatchNormalization()(y))
-        x = layers.Add()([x, conv_bn(y, 6, 1, None)])
+        y = layers.Dropout(0.2, noise_shape=(None, 1, 1, 1))(conv_bn(y, 6, 1, None))
+        x = layers.Add()([x, y])
     return keras.Model(i, layers.Dense(4)(layers.GlobalAveragePooling2D()(x)))
 
 

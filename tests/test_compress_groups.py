@@ -152,6 +152,9 @@ def test_what_is_not_known_is_left_alone_and_named() -> None:
     assert set(left["custom"]) == {"twisted", "into"}
     assert set(left["recurrent"]) == {"lstm", "into"}
     assert set(left["attention"]) == {"attention", "embedding", "down", "head"}
+    # A softmax at the end, a normalized input and noise of one value per row are no reasons.
+    for name in ("one_dimensional", "inverted_residual"):
+        assert not flat_structure(zoo.build(name))[1].left_alone
     fenced = flat_structure(zoo.build("fenced"))[1]
     assert "grouped convolution" in fenced.left_alone["grouped"]
     assert "softmax" not in fenced.left_alone

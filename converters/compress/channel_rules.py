@@ -268,9 +268,19 @@ def softmax(trace: Trace, call: Call) -> list[Label]:
 
 
 def dropout(trace: Trace, call: Call) -> list[Label]:
-    """Passes, unless the shape of its noise is given."""
-    if getattr(call.operation, "noise_shape", None) is not None:
+    """Passes, unless the shape of its noise is given with numbers where channels are."""
+    label, noise = trace.label(call.inputs[0]), getattr(call.operation, "noise_shape", None)
+    if noise is not None and any(
+        ids is not None and size not in (None, 1) for ids, size in zip(label, noise, strict=True)
+    ):
         return trace.unmoved(call, "has noise of a given shape")
+    return same(trace, call)
+
+
+def normalization(trace: Trace, call: Call) -> list[Label]:
+    """Prepares the model's input with constants, which no layer's channels should meet."""
+    if any(ids is not None for ids in trace.label(call.inputs[0])):
+        return trace.unmoved(call, "scales channel by channel with numbers that are no weights")
     return same(trace, call)
 
 
@@ -297,6 +307,7 @@ LAYER_RULES: dict[str, Rule] = {
     "Activation": activation,
     "Softmax": softmax,
     "Rescaling": rescaling,
+    "Normalization": normalization,
     **dict.fromkeys(("Dropout", "AlphaDropout"), dropout),
 }
 

@@ -64,10 +64,11 @@ class Channels:
                 if reason is not None:
                     self._reasons.setdefault(first, reason)
 
-    def fence(self, ids: Ids, reason: str) -> None:
-        """They stay. The first reason counts."""
+    def fence(self, ids: Ids, reason: str, *, first: bool = False) -> None:
+        """They stay. The first reason counts, or this one where it is to be the `first`."""
         for number in set(ids.tolist()):
-            self._reasons.setdefault(self.root(number), reason)
+            root = self.root(number)
+            self._reasons[root] = reason if first else self._reasons.get(root, reason)
 
     def roots(self) -> Ids:
         """For each number the one that stands for it."""
@@ -234,6 +235,6 @@ def follow(graph: Graph, rule_of: Callable[[Any], Rule | None]) -> Trace:
         else:
             found = rule(trace, call)
         trace.labels.update(zip(call.outputs, found, strict=True))
-    for tensor in graph.outputs:
-        trace.fence(trace.labels[tensor], OUTPUT)
+    for ids in (ids for tensor in graph.outputs for ids in trace.labels[tensor] if ids is not None):
+        trace.channels.fence(ids, OUTPUT, first=True)
     return trace

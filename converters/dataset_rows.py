@@ -80,6 +80,8 @@ def balanced_order(labels: Array | None, count: int, rng: np.random.Generator) -
 
 def row_digests(arrays: Mapping[str, Array]) -> list[bytes]:
     """One digest per row over all inputs."""
+    if not all(array.size for array in arrays.values()):
+        return []
     flat = [np.ascontiguousarray(a).reshape(len(a), -1).view(np.uint8) for _, a in sorted(arrays.items())]
     rows = flat[0] if len(flat) == 1 else np.concatenate(flat, axis=1)
     return [hashlib.blake2b(row.data, digest_size=16).digest() for row in rows]

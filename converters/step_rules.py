@@ -38,6 +38,19 @@ _READS_ROWS: dict[tuple[str, str], tuple[Any, ...] | None] = {
     ("prune_structured", "max_drop"): None,
 }
 _QAT_ACTIVATIONS = ("i8", "u8")
+_QAT_WANTS = (
+    "qat trains weights and activations for integer kernels: a static precision with 8-bit activations must follow it, "
+    "for example static_wi8_ai8"
+)
+_SAVED_MODEL = "steps work on the layers of a Keras model, and a SavedModel holds a graph without layers: give the .keras or .h5 file"
+
+
+def refusals() -> list[tuple[str, str]]:
+    """What never goes together, in words: (chain, reason), for the documents."""
+    lines = [(f"`{name}` twice", why) for name, why in _ONCE.items()]
+    lines += [(f"`{name}` before another step", why) for name, why in _LAST.items()]
+    lines += [(f"`{earlier} > {later}`", why) for (later, earlier), why in _NOT_AFTER.items()]
+    return [*lines, ("`qat` before any other precision", _QAT_WANTS), ("any step on a SavedModel", _SAVED_MODEL)]
 
 
 def trains(step: Step) -> bool:
@@ -68,10 +81,7 @@ def chain_reason(
     found = _order_reason(steps)
     integer = mode == "static" and activations in _QAT_ACTIVATIONS
     if found is None and not integer and any(step.name == "qat" for step in steps):
-        found = (
-            "qat trains weights and activations for integer kernels: a static precision with 8-bit activations must "
-            "follow it, for example static_wi8_ai8"
-        )
+        found = _QAT_WANTS
     return found or _facts_reason(steps, facts or {})
 
 
@@ -90,10 +100,7 @@ def _order_reason(steps: Sequence[Step]) -> str | None:
 
 def _facts_reason(steps: Sequence[Step], facts: Mapping[str, Any]) -> str | None:
     if facts.get(FACT_BASE_KIND) == "saved_model":
-        return (
-            f"{steps[0].name} works on the layers of a Keras model, and a SavedModel holds a graph without layers: "
-            "give the .keras or .h5 file"
-        )
+        return f"{steps[0].name}: {_SAVED_MODEL}"
     if facts.get(FACT_TRAINING_ROWS) is False:
         step = next((step for step in steps if needs_rows(step)), None)
         if step is not None:

@@ -119,12 +119,12 @@ def _parse_step(text: str) -> Step:
             f"{text.strip()!r} is no compression step", remedy="write for example prune(0.5) or cluster(16)"
         )
     name, given = match["name"], {}
-    info = STEPS.get(name)
+    info = STEPS.get(name) or make_step(name).info  # which says what is wrong with the name
     arguments = [item.strip() for item in (match["arguments"] or "").split(",")]
     for position, word in enumerate(arguments if arguments != [""] else []):
         key, equals, value = (part.strip() for part in word.partition("="))
         if not equals:
-            if info is None or position > 0 or not info.parameters:
+            if position > 0 or not info.parameters:
                 raise RecipeError(f"{text.strip()}: {word!r} wants a name", remedy="write name=value")
             key, value = info.parameters[0].name, word
         if not value or key in given:

@@ -69,6 +69,11 @@ class DataSpec(_Strict):
     preprocessing: PreprocessingSpec = Field(default_factory=PreprocessingSpec)
     limit: int | None = Field(default=None, ge=1, description="Use only that many test rows (seeded, class-balanced).")
     calibration_size: int = Field(default=200, ge=1, description="Rows for calibration; never test rows.")
+    training_limit: int | None = Field(
+        default=None,
+        ge=2,
+        description="Let compression steps train on only that many training rows, validation included (seeded, class-balanced).",
+    )
 
 
 class ProtocolSpec(_Strict):
@@ -182,6 +187,27 @@ class ConversionSpec(_Strict):
     memory_limit: SizeBytes | None = Field(default=None, description="Memory limit of one toolchain, e.g. 8GiB.")
 
 
+class TrainingSpec(_Strict):
+    """How compression steps train (docs/compression)."""
+
+    function: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$",
+        description="Your own training function instead of the built-in loop, module:name; the module lies beside this file.",
+    )
+    precision_policy: str | None = Field(
+        default=None, description="Keras's dtype policy while the built-in loop trains, e.g. mixed_bfloat16."
+    )
+    limit: int | None = Field(default=None, ge=2, description="The same as data.training_limit.")
+    timeout: Seconds = Field(default=3600, gt=0, description="Time limit of one compression step, e.g. 2h.")
+
+    @model_validator(mode="after")
+    def _one_says_how(self) -> TrainingSpec:
+        if self.function is not None and self.precision_policy is not None:
+            raise ValueError("a training function of your own sets its precision itself: leave out precision_policy")
+        return self
+
+
 class Experiment(_Strict):
     """One experiment: a base model with recipes, or finished artifacts, or both; on devices."""
 
@@ -193,7 +219,8 @@ class Experiment(_Strict):
         description="Name of the base in variant names (default: the file's).",
     )
     recipes: str | list[str | dict[str, Any]] = Field(
-        default="all", description="'all', names, format:name, or mappings."
+        default="all",
+        description="'all', names, format:name, chains such as 'prune(0.5) > cluster(16) > static_wi8_ai8 @ tflite', or mappings.",
     )
     artifacts: list[str] = Field(
         default_factory=list, description="Variant folders or .tflite/.onnx/.xml made elsewhere."
@@ -211,12 +238,15 @@ class Experiment(_Strict):
     )
     constraints: ConstraintsSpec = Field(default_factory=ConstraintsSpec)
     conversion: ConversionSpec = Field(default_factory=ConversionSpec)
+    training: TrainingSpec = Field(default_factory=TrainingSpec)
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _something_to_do(self) -> Experiment:
         if self.base is None and not self.artifacts:
             raise ValueError("give a 'base' model to convert, or 'artifacts' to measure")
+        if self.data is not None and self.data.training_limit is not None and self.training.limit is not None:
+            raise ValueError("data.training_limit and training.limit are the same: give one of them")
         return self
 
 
@@ -232,6 +262,25 @@ class LoadedExperiment:
         """A path of the experiment as seen from the current folder."""
         expanded = Path(path).expanduser()
         return expanded if expanded.is_absolute() else self.folder / expanded
+
+    def training_function(self) -> str | None:
+        """The user's own training function as `/path/to/file.py:name`. Raises SpecError when there is no such file."""
+        function = self.experiment.training.function
+        if function is None:
+            return None
+        module, _, name = function.partition(":")
+        file = self.folder.joinpath(*module.split(".")).with_suffix(".py").resolve()
+        if not file.is_file():
+            raise SpecError(
+                f"{file}: no such file, so no training function '{name}'", remedy="it lies beside the experiment"
+            )
+        return f"{file}:{name}"
+
+    @property
+    def training_limit(self) -> int | None:
+        """How many training rows may be used at most."""
+        data = self.experiment.data
+        return self.experiment.training.limit if data is None or data.training_limit is None else data.training_limit
 
 
 def resolve_devices(entries: list[str | dict[str, Any]], path: Path) -> tuple[DeviceProfile, ...]:

@@ -9,9 +9,12 @@ import json
 from pathlib import Path
 
 from converters.recipe import make_recipe, matrix
+from converters.step_catalogue import STEPS
+from converters.step_rules import refusals
 from converters.support import ABSENT, SUPPORTED
 from harness.experiment import Experiment
 from harness.profiles import DeviceProfile
+from harness.report.recipes import parameter_words
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 MODELS = {"experiment": Experiment, "device-profile": DeviceProfile}
@@ -46,6 +49,22 @@ A combination that cannot exist is refused before any work, with the reason. The
 | where | why not |
 | --- | --- |
 {absent}
+"""
+
+COMPRESSION_STEPS = """# Compression steps
+
+*Made by `scripts/make_docs.py` from `converters/step_catalogue.py` and `converters/step_rules.py`; `harness recipes` prints the
+same. How to chain them and what to expect: [compression](compression.md).*
+
+The first parameter may be given without its name: `prune(0.5, scope=layer)`.
+{steps}
+## What does not go together, and why
+
+Refused before any work, with the reason.
+
+| chain | why not |
+| --- | --- |
+{refusals}
 """
 
 
@@ -86,9 +105,35 @@ def recipes() -> str:
     return RECIPES.format(matrix="\n".join(names), supported="\n".join(lines), absent="\n".join(absent))
 
 
+def compression_steps() -> str:
+    """docs/compression-steps.md."""
+    parts = []
+    for info in STEPS.values():
+        lines = [f"\n## {info.name}\n", f"{info.summary[0].upper()}{info.summary[1:]}. Write `{info.example}`.\n"]
+        if info.parameters:
+            lines += ["| parameter | what it is | values |", "| --- | --- | --- |"]
+            for item in info.parameters:
+                words = parameter_words(
+                    {
+                        "kind": item.kind.__name__,
+                        "default": item.default,
+                        "low": item.low,
+                        "high": item.high,
+                        "open_ended": item.open_ended,
+                        "choices": item.choices,
+                    }
+                )
+                lines.append(f"| {item.name} | {item.help} | {words} |")
+            lines.append("")
+        lines.append(f"Source: {info.paper}.\n")
+        parts.append("\n".join(lines))
+    table = "\n".join(f"| {chain} | {why} |" for chain, why in refusals())
+    return COMPRESSION_STEPS.format(steps="".join(parts), refusals=table)
+
+
 def documents() -> dict[str, str]:
     """Path below docs/ -> text of every generated document."""
-    return {**schemas(), "recipes.md": recipes()}
+    return {**schemas(), "recipes.md": recipes(), "compression-steps.md": compression_steps()}
 
 
 if __name__ == "__main__":

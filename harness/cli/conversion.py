@@ -21,29 +21,44 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ConversionLimits:
-    """What one conversion may use. `cache` None: the user's cache folder; `use_cache` False: no cache at all."""
+    """What one conversion may use. `cache` None: the user's cache folder; `use_cache` False: no cache at all.
+
+    `train_timeout_s`: of one compression step. `training_function` (`file.py:name`) and `precision_policy`: how they train.
+    `folder`: what paths in recipes are relative to.
+    """
 
     jobs: int = 2
     timeout_s: float = 900.0
     memory_limit_bytes: int | None = None
     cache: Path | None = None
     use_cache: bool = True
+    train_timeout_s: float = 3600.0
+    training_function: str | None = None
+    precision_policy: str | None = None
+    folder: Path = Path()
 
 
 def read_recipes(words: str | Sequence[str | dict[str, Any]]) -> list[Recipe]:
-    """Recipes from 'all', names, `format:name`, mappings, or a YAML file of these. Raises SpecError, RecipeError."""
+    """Recipes from 'all', names, `format:name`, chains, mappings, or YAML files of these. Raises SpecError, RecipeError."""
     from converters.recipe_words import parse_recipes
 
-    if isinstance(words, str) and words.endswith((".yaml", ".yml")):
-        from harness.yamlfile import read_yaml
+    items: list[str | dict[str, Any]] = []
+    for word in [words] if isinstance(words, str) else words:
+        if isinstance(word, str) and word.endswith((".yaml", ".yml")):
+            from harness.yamlfile import read_yaml
 
-        data, _ = read_yaml(Path(words))
-        words = data["recipes"] if isinstance(data, dict) and set(data) == {"recipes"} else data
-    return list(parse_recipes(words))
+            data, _ = read_yaml(Path(word))
+            data = data["recipes"] if isinstance(data, dict) and set(data) == {"recipes"} else data
+            items += data if isinstance(data, list) else [data]
+        else:
+            items.append(word)
+    return list(parse_recipes(items))
 
 
-def read_data(spec: DataSpec, path: Path, *, seed: int = 0) -> Dataset:
-    """The labelled data of an experiment. Raises SpecError, DatasetError."""
+def read_data(
+    spec: DataSpec, path: Path, *, seed: int = 0, training: bool = False, training_limit: int | None = None
+) -> Dataset:
+    """The labelled data of an experiment, with its training rows if asked for. Raises SpecError, DatasetError."""
     from converters.dataset import Preprocessing, load_dataset
 
     if not path.exists():
@@ -52,7 +67,13 @@ def read_data(spec: DataSpec, path: Path, *, seed: int = 0) -> Dataset:
     declared = spec.preprocessing.model_dump(exclude_defaults=True)
     preprocessing = Preprocessing(**declared) if declared else None
     return load_dataset(
-        path, preprocessing=preprocessing, limit=spec.limit, seed=seed, calibration_size=spec.calibration_size
+        path,
+        preprocessing=preprocessing,
+        limit=spec.limit,
+        seed=seed,
+        calibration_size=spec.calibration_size,
+        training=training,
+        training_limit=training_limit or spec.training_limit,
     )
 
 
@@ -70,6 +91,7 @@ def convert_base(
     """Convert `base` by all recipes into `out`, with a progress bar on stderr. Raises ConversionInputError."""
     from converters import pipeline
     from converters.cache import default_cache
+    from converters.jobs import TrainingOptions
 
     if not base.exists():
         raise SpecError(f"{base}: no such file or folder", remedy="give a .keras or .h5 file or a SavedModel folder")
@@ -84,6 +106,9 @@ def convert_base(
         memory_limit_bytes=limits.memory_limit_bytes,
         seed=seed,
         name=name,
+        train_timeout_s=limits.train_timeout_s,
+        training=TrainingOptions(limits.training_function, limits.precision_policy),
+        folder=limits.folder,
     )
     from harness.cli.progress import conversion_progress
 

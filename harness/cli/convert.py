@@ -20,8 +20,15 @@ def convert(
         Path | None, typer.Option(help="Labelled data, .npz or a folder of images by class: calibration and agreement.")
     ] = None,
     recipes: Annotated[
-        str, typer.Option(help="all, names, format:name (comma-separated), or a .yaml file with parameters.")
-    ] = "all",
+        list[str] | None,
+        typer.Option(
+            "--recipes",
+            "--recipe",
+            help="all (the default), names, format:name (comma-separated), a chain such as "
+            "'prune(0.5) > cluster(16) > static_wi8_ai8 @ tflite', or a .yaml file with parameters; repeatable. "
+            "`harness recipes` lists what there is.",
+        ),
+    ] = None,
     scale: Annotated[float, typer.Option(help="Preprocessing: data is multiplied by this first.")] = 1.0,
     mean: Annotated[
         str, typer.Option(help="Preprocessing: then subtracted; one number, or one per channel: a,b,c.")
@@ -31,9 +38,18 @@ def convert(
     resize: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH to resize images to.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use only that many test rows.")] = None,
     calibration_size: Annotated[int, typer.Option(min=1, help="Rows for calibration; never test rows.")] = 200,
+    training_limit: Annotated[
+        int | None, typer.Option(min=2, help="Let compression steps train on only that many training rows.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the base in variant names (default: the file's).")] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Toolchains at work at once.")] = DEFAULT_JOBS,
     timeout_s: Annotated[float, typer.Option("--timeout-s", min=1, help="Time limit of one variant, seconds.")] = 900,
+    train_timeout: Annotated[
+        str, typer.Option("--train-timeout", help="Time limit of one compression step, e.g. 90s or 2h.")
+    ] = "1h",
+    precision_policy: Annotated[
+        str | None, typer.Option(help="Keras's dtype policy while steps train, e.g. mixed_bfloat16.")
+    ] = None,
     memory_limit: Annotated[str | None, typer.Option(help="Memory limit of one toolchain, e.g. 8GiB.")] = None,
     cache: Annotated[bool, typer.Option("--cache/--no-cache", help="Reuse conversions by content.")] = True,
     cache_folder: Annotated[
@@ -44,11 +60,13 @@ def convert(
 ) -> None:
     """Make compressed TFLite, ONNX and OpenVINO variants of a base model, each checked against the base."""
     from harness.cli import conversion, show
-    from harness.experiment import ConversionSpec, DataSpec
+    from harness.experiment import ConversionSpec, DataSpec, TrainingSpec
     from harness.yamlfile import validate
 
     where = Path("command line")
-    wanted = conversion.read_recipes(recipes)
+    wanted = conversion.read_recipes(recipes or ["all"])
+    trained = {"timeout": train_timeout, "precision_policy": precision_policy, "limit": training_limit}
+    training = validate(TrainingSpec, trained, where)
     limits = validate(ConversionSpec, {"jobs": jobs, "timeout_s": timeout_s, "memory_limit": memory_limit}, where)
     dataset = None
     if data is not None:
@@ -65,7 +83,13 @@ def convert(
             "limit": limit,
             "calibration_size": calibration_size,
         }
-        dataset = conversion.read_data(validate(DataSpec, entries, where), data, seed=seed)
+        dataset = conversion.read_data(
+            validate(DataSpec, entries, where),
+            data,
+            seed=seed,
+            training=any(recipe.steps for recipe in wanted),
+            training_limit=training.limit,
+        )
     report = conversion.convert_base(
         model,
         wanted,
@@ -77,6 +101,8 @@ def convert(
             memory_limit_bytes=limits.memory_limit,
             cache=cache_folder,
             use_cache=cache,
+            train_timeout_s=training.timeout,
+            precision_policy=training.precision_policy,
         ),
         seed=seed,
         name=name,

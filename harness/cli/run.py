@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from converters.dataset import Dataset
+    from converters.recipe import Recipe
     from harness.experiment import LoadedExperiment
     from harness.records import VariantRecord
 
@@ -106,22 +107,33 @@ def run_experiment(
     resume: str | None = None,
 ) -> int:
     """Carry out an experiment, or the rest of one; the exit code."""
+    import dataclasses
+
     from harness.cli.artifacts import base_inputs, collect, record
-    from harness.cli.conversion import read_data
+    from harness.cli.conversion import read_data, read_recipes
     from harness.cli.session import Measurement, finish, measure, reference_of
     from harness.cli.show import constraints_of
 
     spec = loaded.experiment
     dataset = None
+    recipes = [] if spec.base is None else read_recipes(spec.recipes)
     if spec.data is not None:
-        dataset = read_data(spec.data, loaded.resolve(spec.data.path), seed=spec.seed)
+        dataset = read_data(
+            spec.data,
+            loaded.resolve(spec.data.path),
+            seed=spec.seed,
+            training=any(recipe.steps for recipe in recipes),
+            training_limit=loaded.training_limit,
+        )
     folders: list[Path] = []
     records: list[VariantRecord] = []
     base_outputs = None
     if spec.base is not None:
         folders, records, base_outputs = _converted(
-            loaded, dataset, out or results / "variants" / spec.name, use_cache=use_cache, quiet=as_json
+            loaded, recipes, dataset, out or results / "variants" / spec.name, use_cache=use_cache, quiet=as_json
         )
+    if dataset is not None:
+        dataset = dataclasses.replace(dataset, training=None)  # nobody trains any more
     variants = collect([*folders, *(loaded.resolve(path) for path in spec.artifacts)])
     inputs = base_inputs(variants)
     if dataset is not None and inputs:
@@ -150,7 +162,13 @@ def run_experiment(
 
 
 def _converted(
-    loaded: LoadedExperiment, dataset: Dataset | None, out: Path, *, use_cache: bool, quiet: bool
+    loaded: LoadedExperiment,
+    recipes: list[Recipe],
+    dataset: Dataset | None,
+    out: Path,
+    *,
+    use_cache: bool,
+    quiet: bool,
 ) -> tuple[list[Path], list[VariantRecord], NDArray[np.float32] | None]:
     """Folders of the variants made, records of those that were not, the base's outputs. Raises when there are none."""
     from harness.cli import conversion
@@ -162,7 +180,7 @@ def _converted(
     assert spec.base is not None  # noqa: S101 - the caller has looked
     report = conversion.convert_base(
         loaded.resolve(spec.base),
-        conversion.read_recipes(spec.recipes),
+        recipes,
         out,
         dataset=dataset,
         limits=conversion.ConversionLimits(
@@ -170,6 +188,10 @@ def _converted(
             timeout_s=spec.conversion.timeout_s,
             memory_limit_bytes=spec.conversion.memory_limit,
             use_cache=use_cache,
+            train_timeout_s=spec.training.timeout,
+            training_function=loaded.training_function(),
+            precision_policy=spec.training.precision_policy,
+            folder=loaded.folder,
         ),
         seed=spec.seed,
         name=spec.base_name,

@@ -216,9 +216,18 @@ def conversion_rows(report: ConversionReport) -> list[dict[str, Any]]:
                 "relative_error": None if agreement is None else agreement.relative_error,
                 "argmax_agreement": None if agreement is None else agreement.argmax_agreement,
                 "notes": [] if manifest is None else list(manifest.notes),
+                "size_entropy_bytes": None if manifest is None else manifest.size_entropy_bytes,
+                "ledger": {} if manifest is None else manifest.ledger,
+                "lineage": [] if manifest is None else [_step_summary(step) for step in manifest.lineage],
             }
         )
     return rows
+
+
+def _step_summary(step: dict[str, Any]) -> dict[str, Any]:
+    """What a compression step did, as far as a table's reader asks."""
+    keys = ("text", "seconds", "metric", "score_before", "score_after", "left_alone", "ledger")
+    return {key: step.get(key) for key in keys}
 
 
 def conversion_table(rows: list[dict[str, Any]], out: Path) -> None:

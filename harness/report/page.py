@@ -14,6 +14,7 @@ from harness.records import DeviceRecord, SessionData
 from harness.report import figures, units
 from harness.report.arrange import Arrangement, DeviceGroup, Notes, absences, common_start, first_sentence, grades_used
 from harness.report.cells import COLUMNS, DETAILS, Column, clean, columns_for, has_value, plain_header, variant_label
+from harness.report.conversion import lineage_words
 from harness.report.strips import Strips, strips_of
 from harness.row import Row
 from harness.table.sustained import Strip
@@ -255,6 +256,9 @@ def _session(data: SessionData | None) -> list[tuple[str, str]]:
         "protocol": session.protocol,
         "environment": session.environment,
         "versions": _versions(data),
+        "compression": {
+            variant.name: lineage_words(variant.manifest.get("lineage") or ()) for variant in data.variants
+        },
         "dataset sha256": None if data.reference is None else data.reference.dataset_sha256,
         "dataset rows": None if data.reference is None else data.reference.rows,
     }

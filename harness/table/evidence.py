@@ -80,7 +80,8 @@ def _remarks(cell: Cell, data: SessionData) -> Iterator[str]:
         yield f"{len(cell.failures)} runs of it failed, one with: {cell.failures[-1].message}"
     asked = data.session.environment.get("precision", data.session.experiment.get("precision"))
     told = {str(load.facts["precision"]) for load in (*cell.probes, *cell.loads) if load.facts.get("precision")}
-    lowered = told & ({"bf16", "f16"} if cell.variant.recipe == _FULL else {"bf16"})
+    full = (cell.variant.recipe or "").rpartition("+")[2] == _FULL  # after compression steps too
+    lowered = told & ({"bf16", "f16"} if full else {"bf16"})
     if asked == "f32" and lowered:
         yield f"computed in {', '.join(sorted(lowered))}, though f32 was asked for"
     wanted = data.session.environment.get("threads", data.session.experiment.get("threads"))

@@ -31,7 +31,7 @@ def outputs(model, rows):
 
 def some_units(structure: Structure, share: float, seed: int = 3) -> np.ndarray:
     scores = np.random.default_rng(seed).random(structure.unit_count)
-    pieces = sequence(structure, scores, "global")
+    pieces = sequence(structure, scores, "global", structure.parameters)
     return np.concatenate([np.empty(0, np.int64), *pieces[: round(share * len(pieces))]])
 
 

@@ -19,8 +19,10 @@ PARAMETERS, MACS = "parameters", "macs"
 LAYER, GLOBAL = "layer", "global"
 # While anything else can go, every layer keeps this share of its filters: a layer of one filter is a bottleneck for all.
 LEAST_SHARE = 0.1
-# Wide layers lose filters in such numbers, so that what is left fills vector registers (width from → filters at once).
+# Wide layers lose filters in such numbers, so that what is left fills vector registers (width from → filters at once), unless
+# that many are more than this share of the model: then the share that was asked for comes first.
 STRIDES = ((64, 8), (32, 4))
+GRAIN = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ def choose(structure: Structure, scores: Scores, goal: float, *, target: str, sc
     each group. No layer is emptied. The goal is met within one piece: a unit, or a few of a wide layer's.
     """
     count = counted(structure, target)
-    pieces = sequence(structure, scores, scope)
+    pieces = sequence(structure, scores, scope, count)
     low, high = 0, len(pieces)
 
     def first(number: int) -> Ids:
@@ -71,12 +73,14 @@ def choose(structure: Structure, scores: Scores, goal: float, *, target: str, sc
     return Removal(units, left, left <= goal)
 
 
-def sequence(structure: Structure, scores: Scores, scope: str) -> list[Ids]:
-    """Pieces in the order in which they go; all of them together leave every layer one filter."""
+def sequence(structure: Structure, scores: Scores, scope: str, count: Callable[[Ids], int]) -> list[Ids]:
+    """Pieces in the order in which they go; all of them together leave every layer one filter. `count`: see `counted`."""
+    whole = count(np.empty(0, np.int64))
     keyed: list[tuple[bool, float, int, Ids]] = []
     for group in structure.groups:
         order = group.units[np.argsort(scores[group.units], kind="stable")]
-        pieces, spared = _pieces(group, order)
+        fine = (step for width, step in STRIDES if len(order) >= width and whole - count(order[:step]) <= GRAIN * whole)
+        pieces, spared = _pieces(group, order, next(fine, 1))
         taken, highest = 0, -np.inf
         for piece in pieces:
             taken += len(piece)
@@ -87,7 +91,7 @@ def sequence(structure: Structure, scores: Scores, scope: str) -> list[Ids]:
     return [piece for *_, piece in sorted(keyed, key=lambda item: item[:3])]
 
 
-def _pieces(group: Group, order: Ids) -> tuple[list[Ids], int]:
+def _pieces(group: Group, order: Ids, stride: int) -> tuple[list[Ids], int]:
     """A group's units cut into pieces, least important first, and how many may go before other groups must give more. Units
     that would leave a layer without filters are left out."""
     left = {name: int((units >= 0).sum()) + int((units < 0).sum()) for name, units in group.layers.items()}
@@ -101,7 +105,6 @@ def _pieces(group: Group, order: Ids) -> tuple[list[Ids], int]:
             for name, number in holders[unit]:
                 left[name] -= number
             may_go.append(unit)
-    stride = next((step for width, step in STRIDES if len(order) >= width), 1)
     # The first piece makes the rest a multiple.
     first = len(order) % stride or stride
     cuts = list(range(first, len(may_go), stride))

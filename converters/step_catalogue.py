@@ -126,7 +126,7 @@ STEPS: dict[str, StepInfo] = {
                 Parameter("scope", str, "global", "rank filters over the whole model, or the same share of each layer", choices=("global", "layer")),
                 Parameter("blocks", bool, False, "also remove whole residual blocks"),
                 Parameter("iterations", int, 1, "prune and retrain in that many rounds", 1, 1_000),
-                Parameter("max_drop", float, None, "stop before the validation accuracy has dropped by more (0.01 is one point)", 0, 1, open_ended=True),
+                Parameter("max_drop", float, None, "stop before the validation accuracy has dropped by more (0.01 is one point; one iteration then means five)", 0, 1, open_ended=True),
                 *_TUNING,
             ),
         ),
@@ -151,7 +151,7 @@ STEPS: dict[str, StepInfo] = {
             "arXiv:1511.06530; CP: Lebedev et al., arXiv:1412.6553",
             "factorize(0.5)",
             (
-                Parameter("ratio", float, 0.5, "share of the parameters to keep in the layers that are factorized", 0, 1, open_ended=True),
+                Parameter("ratio", float, 0.5, "share of the parameters to keep of all layers that can be factorized", 0, 1, open_ended=True),
                 Parameter("method", str, "auto", "of convolutions; dense layers always by SVD", choices=("auto", "svd", "spatial_svd", "tucker", "cp")),
                 Parameter("energy", float, None, "choose ranks by the share of squared singular values kept, instead of by ratio", 0, 1, open_ended=True),
                 Parameter("rank", int, None, "the same given rank everywhere, instead of by ratio", 1, 100_000),

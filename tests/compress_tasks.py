@@ -12,19 +12,19 @@ import numpy as np
 from converters.compress.context import Context, Rows, TrainingData
 
 
-def images(count: int, seed: int = 0, classes: int = 4) -> Rows:
+def images(count: int, seed: int = 0, classes: int = 4, noise: float = 0.5) -> Rows:
     """Noisy 8×8 images with a bright quarter; the class says which."""
     generator = np.random.default_rng(seed)
     labels = generator.integers(0, classes, count)
-    x = generator.normal(0, 0.5, (count, 8, 8, 1)).astype(np.float32)
+    x = generator.normal(0, noise, (count, 8, 8, 1)).astype(np.float32)
     for row, label in enumerate(labels):
         top, left = 4 * (label // 2), 4 * (label % 2)
         x[row, top : top + 4, left : left + 4] += 1
     return Rows((x,), labels.astype(np.int64))
 
 
-def task(rows: int = 256, kind: str = "classification") -> TrainingData:
-    train, validation, calibration = images(rows, 1), images(96, 2), images(64, 3)
+def task(rows: int = 256, kind: str = "classification", noise: float = 0.5) -> TrainingData:
+    train, validation, calibration = (images(n, seed, noise=noise) for seed, n in ((1, rows), (2, 96), (3, 64)))
     if kind == "regression":
         train, validation, calibration = (
             Rows(r.inputs, r.inputs[0].mean((1, 2, 3))[:, None]) for r in (train, validation, calibration)

@@ -14,7 +14,7 @@ from typing import Any
 from converters.errors import BaseModelError, ToolError
 
 # Modules of this package that register layers with Keras. A model from a user never needs one of them.
-LAYER_MODULES: tuple[str, ...] = ()
+LAYER_MODULES: tuple[str, ...] = ("converters.compress.fake_quant",)
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _METADATA = "metadata.json"
 

@@ -22,7 +22,17 @@ from typing import Any
 from converters.variant import sha256_file
 
 # The code that decides what is written is part of every key, so that nobody can forget to raise a number.
-_CODE = ("export/*.py", "check.py", "worker.py", "variant.py", "recipe.py")
+_CODE = (
+    "export/*.py",
+    "check.py",
+    "worker.py",
+    "variant.py",
+    "recipe.py",
+    "lineage.py",
+    "ledger*.py",
+    "entropy_*.py",
+    "huffman.py",
+)
 _LAYOUT = "v1"
 _ENTRY = "entry.json"
 _FORGOTTEN_S = 30 * 86_400

@@ -22,7 +22,7 @@ from converters.shelf import Shelf, versions_of
 from converters.steps import Step
 from converters.variant import sha256_file
 
-_CODE = ("compress/*.py", "steps.py", "step_catalogue.py", "transfer.py")
+_CODE = ("compress/*.py", "steps.py", "step_catalogue.py", "transfer.py", "ledger*.py", "entropy_*.py", "huffman.py")
 
 
 @dataclass(frozen=True, slots=True)

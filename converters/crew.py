@@ -41,6 +41,7 @@ class Crew:
             "toolchain": info.target,
             "preparation": self._workshop.preparation,
             "checker": self._workshop.checker,
+            "ledger": self._workshop.ledger,
             "preimports": list(info.preimports),
         }
         limits = Limits(self._request.timeout_s, self._request.memory_limit_bytes)

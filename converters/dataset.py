@@ -148,6 +148,13 @@ class Dataset:
         return x is not None and _fits((*x.shape[1:], 1), spec.shape[1:]) and _may_grow(self.preprocessing, spec.name)
 
 
+def check_labels(dataset: Dataset, outputs: Sequence[TensorSpec]) -> None:
+    """Class numbers must be among the model's outputs; a sole output is a probability of class 1. Raises DatasetError."""
+    shape = outputs[0].shape
+    if dataset.task == "classification" and len(shape) == 2 and shape[1] is not None:  # noqa: PLR2004  rows, classes
+        dataset.validate_labels(max(shape[1], 2))
+
+
 def _under_model_names(rows: dict[str, Array], specs: Sequence[TensorSpec]) -> dict[str, Array]:
     """A sole input under the model's name."""
     return {specs[0].name: rows[SOLE_INPUT]} if len(specs) == 1 and list(rows) == [SOLE_INPUT] else rows

@@ -52,6 +52,11 @@ class ConversionRequest:
     training: TrainingOptions = TrainingOptions()
     folder: Path = Path()
 
+    @property
+    def counts(self) -> bool:
+        """Whether variants get a ledger: where compression steps are at work. To code all weights takes a second per million."""
+        return any(recipe.steps for recipe in self.recipes)
+
 
 @dataclass(frozen=True, slots=True)
 class ConversionRow:

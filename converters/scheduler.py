@@ -203,6 +203,7 @@ class Scheduler:
             dataset=None if dataset is None else str(dataset),
             reference=str(self._shelf.work / REFERENCE),
             tensors=None if compressed is None else compressed.tensors,
+            counts=self._request.counts,
         )
         return {"do": "part", "part": part, "request": dataclasses.asdict(request)}
 
@@ -276,5 +277,6 @@ class Scheduler:
             "folder": str(folder),
             "base_name": self._base.name,
             "dataset_sha256": None if dataset is None else dataset.sha256,
+            "counts": self._request.counts,
             "steps": [] if self._compressed is None else [str(folder) for folder in self._compressed.folders],
         }

@@ -91,7 +91,8 @@ class Shelf:
 
     def _base_key(self) -> dict[str, str]:
         chain = {} if self.chain is None else {"chain": self.chain}
-        return {"base": self._base.sha256, **chain}
+        ledger = {"ledger": "yes"} if self._request.counts else {}
+        return {"base": self._base.sha256, **chain, **ledger}
 
     def _data_key(self) -> dict[str, str | int | None]:
         dataset = self._request.dataset

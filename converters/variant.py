@@ -106,8 +106,10 @@ class Manifest:
     weight_dtypes: dict[str, int] = field(default_factory=dict)  # what the tensors hold: dtype -> elements
     notes: tuple[str, ...] = ()
     lineage: tuple[dict[str, Any], ...] = ()  # the compression steps, each with what it did (docs/compression)
-    ledger: dict[str, Any] = field(default_factory=dict)  # what the compressed model costs, before the export
-    size_entropy_bytes: int | None = None  # of the weights, entropy-coded; None where no step of the chain codes them
+    # What it costs (docs/compression); empty: was not counted.
+    ledger: dict[str, Any] = field(default_factory=dict)
+    # Of its weights, entropy-coded; None: not counted, or the ledger's artifact_missing says why.
+    size_entropy_bytes: int | None = None
     extras: dict[str, str] = field(default_factory=dict)  # file name -> sha256 of files that no engine reads
 
     @property

@@ -4,7 +4,7 @@ Jobs come in on stdin as JSON lines, answers go out on a file descriptor of thei
 on stdout and stderr (both are a log file here). `converters.worker_process` is the other end. CONFIG is JSON::
 
     {"result_fd": 5, "toolchain": "module:Class", "preparation": "module:Class", "checker": "module:function",
-     "compressor": "module:function", "preimports": ["tensorflow"]}
+     "ledger": "module:function", "compressor": "module:function", "preimports": ["tensorflow"]}
 
 First answer: `{"ready": true}`. A job is `{"do": "part", …}`, `{"do": "export", …}` or `{"do": "compress", …}`; its answer
 `{"ok": true}` or `{"ok": false, "class": …, "message": …, "remedy": …, "kind": "input" | "refused" | "tool" | "disk" |
@@ -22,15 +22,14 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from converters.cache import link_or_copy
-from converters.compress.record import ENTROPY_BYTES, KEEP, read_record
-from converters.errors import ToolError, describe_error
+from converters.errors import describe_error
 from converters.export.base import Toolchain, load_source
 from converters.ledger import gzip_size_bytes, size_bytes
+from converters.lineage import chain_fields, ledger_fields
 from converters.recipe_words import recipe_from_dict
 from converters.variant import Manifest, save_manifest, sha256_file
 
@@ -94,7 +93,12 @@ class Worker:
             folder / exported.artifact, recipe.format, exported.signature, source
         )
         files = [folder / name for name in exported.files]
-        chain = _chain(job.get("steps", ()), folder)
+        artifact = folder / exported.artifact
+        ledger = (
+            ledger_fields(source.ledger, artifact, recipe.format, resolve(self._config["ledger"]))
+            if job["counts"]
+            else {}
+        )
         manifest = Manifest(
             name=recipe.variant_name(job["base_name"]),
             format=recipe.format,
@@ -114,30 +118,10 @@ class Worker:
             agreement=agreement,
             weight_dtypes=exported.weight_dtypes,
             notes=(*_data_notes(source.data, recipe.mode), *source.notes, *exported.notes),
-            **chain,
+            **chain_fields(job["steps"], folder),
+            **ledger,
         )
         save_manifest(folder, manifest)
-
-
-def _chain(folders: Sequence[str], folder: Path) -> dict[str, Any]:
-    """What the manifest says of the compression steps; the files that they ship are brought into the variant's folder."""
-    if not folders:
-        return {}
-    records = [(Path(step), read_record(Path(step))) for step in folders]
-    extras: dict[str, str] = {}
-    for step, record in records:
-        for name in record.files:
-            if (folder / name).exists():
-                raise ToolError(f"the step {record.step} ships a file {name!r}, and the variant has one of that name")
-            link_or_copy(step / KEEP / name, folder / name)
-            extras[name] = sha256_file(folder / name)
-    sizes = [record.figures.get(ENTROPY_BYTES) for _, record in records]
-    return {
-        "lineage": tuple(record.lineage() for _, record in records),
-        "ledger": records[-1][1].ledger,
-        "size_entropy_bytes": next((size for size in reversed(sizes) if size is not None), None),
-        "extras": extras,
-    }
 
 
 def _data_notes(data: str, mode: str) -> tuple[str, ...]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from converters.dataset import dataset_from_arrays
@@ -14,6 +18,9 @@ from converters.jobs import ConversionEvent, ConversionReport, TrainingOptions
 from converters.pipeline import ConversionRequest, convert
 from converters.recipe_words import parse_recipes
 from converters.variant import ManifestError, load_variant
+
+# Half a minute of processes, all in all: not for the unit part.
+pytestmark = pytest.mark.compression
 
 PRUNED = "tflite:prune(0.5)>static_wi8_ai8"
 SHARED = "tflite:prune(0.5)>cluster(16)>fp16"
@@ -146,3 +153,60 @@ def test_a_base_of_no_use_is_the_users_fault(tmp_path):
 def test_a_missing_training_function_is_said_at_once(tmp_path):
     with pytest.raises(ConversionInputError, match=r"mine\.py"):
         drill(tmp_path, PRUNED, training=TrainingOptions(str(tmp_path / "mine.py:fit")))
+
+
+@pytest.fixture
+def interruptible():
+    """Ctrl-C raises KeyboardInterrupt, even when a shell started the tests in the background with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_interrupting_a_step_keeps_what_is_finished_and_leaves_no_process(tmp_path, interruptible):
+    base = write_drill(tmp_path / "drill.keras", {"prune(0.5)": "hang"})
+    recipes = parse_recipes(f"tflite:fp32, {PRUNED}")
+    request = ConversionRequest(base, recipes, tmp_path / "out", dataset=dataset(), cache=tmp_path / "cache")
+    started, finished = threading.Event(), threading.Event()
+
+    def interrupt(event: ConversionEvent) -> None:
+        started.set() if "begun" in event.text else None
+        finished.set() if event.row is not None else None
+        if started.is_set() and finished.is_set():
+            threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+
+    with pytest.raises(KeyboardInterrupt):
+        convert(request, interrupt, workshop=drill_workshop())
+    assert load_variant(tmp_path / "out" / "drill.tflite.fp32").name == "drill.tflite.fp32"
+    assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+    assert not [child for child in psutil.Process().children(recursive=True) if "converters.worker" in child.cmdline()]
+    # What the step had done by then is there for the next time.
+    assert [path for path in (tmp_path / "cache").glob("*/unfinished/*") if path.is_dir()]
+
+
+@pytest.mark.slow
+def test_a_step_that_takes_too_long_is_ended_and_may_go_on_later(tmp_path):
+    report = drill(tmp_path, f"tflite:fp32, {PRUNED}", {"prune(0.5)": "hang"}, train_timeout_s=2.0)
+    assert [row.status for row in report.rows] == ["ok", "failed"]
+    assert report.rows[1].error_class == "TimedOut"
+    assert report.rows[1].message == "prune(0.5): no result within the limit of 2 s"
+    assert [path for path in (tmp_path / "cache").glob("*/unfinished/*") if path.is_dir()]
+
+
+def test_two_steps_may_ship_files_of_the_same_name(tmp_path):
+    report = drill(tmp_path, "tflite:prune(0.5)>prune(0.6)>fp16")
+    assert set(load_variant(report.rows[0].folder).manifest.extras) == {"prune.txt", "2_prune.txt"}
+
+
+def test_the_ledger_is_of_every_variant(tmp_path):
+    report = drill(tmp_path, f"tflite:fp32, {PRUNED}")
+    for row in report.rows:
+        manifest = load_variant(row.folder).manifest
+        assert manifest.ledger["parameters"] == 1
+        assert manifest.ledger["macs"] is None
+        assert manifest.ledger["macs_missing"]
+        assert manifest.size_entropy_bytes == manifest.ledger["size_entropy_bytes"] > 0
+    # Without compression nothing is counted, and the cache keeps both apart.
+    (plain,) = drill(tmp_path, "tflite:fp32").rows
+    assert not plain.cached
+    assert load_variant(plain.folder).manifest.ledger == {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import shutil
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,11 +20,13 @@ import numpy as np
 from converters.compress.context import Context, Fit, Rows, StepResult, TrainingData
 from converters.compress.loading import load_step_model, save_step_model
 from converters.compress.record import KEEP, MODEL, RECORD, WORK, StepRecord, plain, read_record
-from converters.dataset import Dataset
+from converters.dataset import Dataset, check_labels
 from converters.errors import ToolError
 from converters.export.base import write_whole
+from converters.ledger_model import model_ledger
 from converters.steps import Step, make_step
 from converters.transfer import read_dataset
+from converters.variant import TensorSpec
 
 _METRICS = {"classification": "accuracy", "regression": "minus_mean_squared_error"}
 NO_ROWS = "the data hold no labelled training rows to validate by"
@@ -71,13 +74,15 @@ class _Running:
         import keras
         import tensorflow as tf
 
+        from converters.export.keras_base import keras_tensors
+
         # Names that Keras makes up and what random layers draw must not depend on what this process did before.
         keras.backend.clear_session()
         keras.utils.set_random_seed(self._job.seed % 2**32)
         tf.config.experimental.enable_op_determinism()
         base = self._load_base()
-        inputs, outputs = _names(Path(self._job.base), base, self._dims())
-        data = self._data(inputs)
+        inputs, outputs = keras_tensors(Path(self._job.base), base, self._dims())
+        data = self._data(inputs, outputs)
         model = base if self._job.before is None else load_step_model(Path(self._job.before) / MODEL)
         before = self._score(model, data) if self._before is None else self._before.score_after
         context = self._context(data)
@@ -101,7 +106,7 @@ class _Running:
             score_before=before,
             score_after=after,
             score_missing=NO_ROWS if after is None else None,
-            ledger=_ledger(saved),
+            ledger=plain(model_ledger(saved, [spec.shape[1:] for spec in inputs])),
             seed=self._job.seed,
             preserve=tuple(sorted(context.preserve | result.preserve)),
             files=tuple(result.files),
@@ -122,12 +127,13 @@ class _Running:
         stored = self._stored()
         return {} if stored is None else {name: x.shape[1:] for name, x in stored.inputs.items()}
 
-    def _data(self, inputs: tuple[Any, ...]) -> TrainingData | None:
+    def _data(self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> TrainingData | None:
         """The rows under the model's names, in the order of its inputs; None without training rows."""
         stored = self._stored()
         if stored is None or stored.training is None:
             return None
         matched = stored.matched_to(inputs)
+        check_labels(matched, outputs)
         training = matched.training
         assert training is not None  # noqa: S101  it was there before
         names = [spec.name for spec in inputs]
@@ -171,6 +177,10 @@ class _Running:
         if self._job.function is not None:
             from converters.compress.own_training import own_fit
 
+            # What the user's module imports from beside it. This process lives for compression alone.
+            beside = str(Path(self._job.function.rpartition(":")[0]).parent)
+            if beside not in sys.path:
+                sys.path.append(beside)
             return own_fit(self._job.function)
         from converters.compress.training import fit
 
@@ -212,15 +222,3 @@ class _Running:
             if Path(name).name != name or not source.is_file():
                 raise ToolError(f"{self._step.name} ships {name!r}, which is no file in its {KEEP} folder")
             shutil.copyfile(source, target / name)
-
-
-def _names(path: Path, model: Any, dims: dict[str, tuple[int, ...]]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """The base's inputs and outputs under the names that its variants give them."""
-    from converters.export.keras_base import keras_tensors
-
-    return keras_tensors(path, model, dims)
-
-
-def _ledger(model: Any) -> dict[str, Any]:
-    """What the model costs, before any export."""
-    return {"parameters": int(model.count_params())}

@@ -17,8 +17,6 @@ MODEL = "model.keras"
 RECORD = "step.json"
 KEEP = "keep"
 WORK = "work"
-# Where a step that writes the weights entropy-coded says how many bytes that takes.
-ENTROPY_BYTES = "size_entropy_bytes"
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,8 @@ class Source:
     `inputs`, `outputs`: the base model's own tensors, batch None, layout "NHWC" for rank-4 image inputs. `nchw_inputs`:
     names of the inputs that `model.onnx` takes as NCHW. `parameters`: number of weights. `data`: "dataset", or
     "random" for seeded normal inputs where the user gave none. `facts`: what model-dependent refusals ask for
-    (`converters.support`). `task`: "classification", "regression" or None when not known.
+    (`converters.support`). `task`: "classification", "regression" or None when not known. `ledger`: what the model costs before
+    the export (`converters.ledger_model.model_ledger`), empty for a SavedModel.
     """
 
     folder: Path
@@ -80,6 +81,7 @@ class Source:
     task: str | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    ledger: dict[str, Any] = field(default_factory=dict)
 
     @property
     def saved_model(self) -> Path:
@@ -250,7 +252,8 @@ class Workshop:
 
     `preparation` and `checker` are "module:name" targets with the signatures of `converters.export.prepare.Preparation`
     and `converters.check.agreement`. `home`: the toolchain in whose worker the preparation runs.
-    `preparation_packages`: distributions whose versions decide what the source holds. `compressor`: who does one step of a
+    `preparation_packages`: distributions whose versions decide what the source holds. `ledger`: who counts an artifact's
+    weights, with the signature of `converters.ledger_artifact.artifact_ledger`. `compressor`: who does one step of a
     chain, with the signature of `converters.compress.chain.run_step`, and `compression_packages` likewise.
     """
 
@@ -259,6 +262,7 @@ class Workshop:
     checker: str = "converters.check:agreement"
     home: str = "tflite"
     preparation_packages: tuple[str, ...] = ("tensorflow", "keras", "tf2onnx", "onnx")
+    ledger: str = "converters.ledger_artifact:artifact_ledger"
     compressor: str = "converters.compress.chain:run_step"
     compressor_preimports: tuple[str, ...] = ("tensorflow", "keras")
     compression_packages: tuple[str, ...] = ("tensorflow", "keras", "numpy")

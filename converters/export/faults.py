@@ -74,9 +74,10 @@ def drill_workshop() -> Workshop:
         f"{here}:no_agreement",
         "tflite",
         ("numpy",),
-        f"{here}:drill_step",
-        (),
-        ("numpy",),
+        ledger=f"{here}:no_ledger",
+        compressor=f"{here}:drill_step",
+        compressor_preimports=(),
+        compression_packages=("numpy",),
     )
 
 
@@ -242,6 +243,11 @@ class FaultyToolchain:
         return Exported(
             "model.bin", ("model.bin",), Signature(self._source.inputs, self._source.outputs), {"float32": 1}
         )
+
+
+def no_ledger(artifact: Path, _format: str) -> dict[str, Any]:
+    """Stands for the counting of an artifact's weights."""
+    return {"parameters": 1, "size_entropy_bytes": artifact.stat().st_size}
 
 
 def no_agreement(_artifact: Path, _format: str, _signature: Signature, _source: Source) -> Agreement:

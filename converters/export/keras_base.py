@@ -37,6 +37,7 @@ class LoadedBase:
     `call` takes and gives flat lists of tensors in the order of `inputs` and `outputs` and can be traced by TensorFlow.
     `inputs`, `outputs` have batch None unless `fixed_batch`. `vocabulary`: how many token ids an integer input may take.
     `pixels`: whether the model itself scales images down from 0 … 255. `recurrent`: layers that `unrolled` can unroll.
+    `model`: the keras.Model, None for a SavedModel.
     """
 
     call: Callable[[Sequence[Any]], list[Any]]
@@ -49,6 +50,7 @@ class LoadedBase:
     pixels: bool = False
     recurrent: list[Any] = field(default_factory=list)
     keep_alive: Any = None
+    model: Any = None
     notes: tuple[str, ...] = field(default=())
 
 
@@ -135,7 +137,8 @@ def _load_keras(path: Path, dims: dict[str, tuple[int, ...]]) -> LoadedBase:
         vocabulary=min(vocabularies, default=SMALLEST_VOCABULARY),
         pixels=any(0 < np.max(scale) < PIXEL_SCALE for scale in scales),
         recurrent=[layer for layer in _layers(model) if hasattr(layer, "unroll")],
-        keep_alive=(model, flat),
+        keep_alive=flat,
+        model=model,
     )
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converters.dataset import Dataset
+from converters.dataset import Dataset, check_labels
 from converters.errors import ToolError
 from converters.export.base import (
     CALIBRATION,
@@ -56,7 +56,8 @@ _LOOPS = {"While", "StatelessWhile"}
 class PrepareRequest:
     """What the TensorFlow worker is told about the base. Paths are absolute; `dataset` is a folder of `transfer`.
 
-    `tensors`: for a model that compression steps made of a base, the names of the base's inputs and of its outputs.
+    `tensors`: for a model that compression steps made of a base, the names of the base's inputs and of its outputs. `counts`:
+    whether the source gets a ledger.
     """
 
     base: str
@@ -68,6 +69,7 @@ class PrepareRequest:
     dataset: str | None
     reference: str | None  # file to write the base's answers on all test rows to; None: not wanted
     tensors: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+    counts: bool = False
 
 
 class Preparation:
@@ -102,7 +104,7 @@ class Preparation:
                 base = _compressed_base(self._request, dims, self._request.tensors)
             if dataset is not None:
                 dataset = dataset.matched_to(base.inputs)
-                _check_labels(dataset, base)
+                check_labels(dataset, base.outputs)
             self._loaded = base, dataset
         return self._loaded
 
@@ -140,6 +142,7 @@ class Preparation:
             task=None if dataset is None else dataset.task,
             facts=facts,
             notes=base.notes,
+            ledger=_ledger(base) if request.counts else {},
         )
 
     def _make_onnx(self) -> None:
@@ -183,6 +186,17 @@ class Preparation:
         _save_arrays(Path(self._request.reference), {"out": rows_through(base, dataset.inputs)})
 
 
+def _ledger(base: LoadedBase) -> dict[str, Any]:
+    """What the model costs before any export; a SavedModel has no layers to count in."""
+    if base.model is None:
+        return {}
+    from converters.compress.record import plain
+    from converters.ledger_model import model_ledger
+
+    ledger: dict[str, Any] = plain(model_ledger(base.model, [spec.shape[1:] for spec in base.inputs]))
+    return ledger
+
+
 def _compressed_base(
     request: PrepareRequest, dims: dict[str, tuple[int, ...]], tensors: tuple[tuple[str, ...], tuple[str, ...]]
 ) -> LoadedBase:
@@ -197,13 +211,6 @@ def _compressed_base(
         for specs, names in ((base.inputs, tensors[0]), (base.outputs, tensors[1]))
     )
     return dataclasses.replace(base, inputs=inputs, outputs=outputs)
-
-
-def _check_labels(dataset: Dataset, base: LoadedBase) -> None:
-    """Class numbers must be among the model's outputs; a sole output is a probability of class 1."""
-    shape = base.outputs[0].shape
-    if dataset.task == "classification" and len(shape) == 2 and shape[1] is not None:  # noqa: PLR2004  rows, classes
-        dataset.validate_labels(max(shape[1], 2))
 
 
 def _calibration(base: LoadedBase, dataset: Dataset | None, seed: int) -> tuple[str, dict[str, Array], Array | None]:

@@ -153,14 +153,15 @@ def _written(bits: Array, way: int) -> tuple[Array, tuple[Stream, ...]]:
 
 
 def _stream(symbols: Array, alphabet: int) -> Stream:
-    coded = encode(symbols, alphabet)
+    counts = np.bincount(symbols, minlength=alphabet)
+    trimmed = int(counts.nonzero()[0][-1]) + 1 if len(symbols) else 0
     if alphabet <= BYTES:
-        trimmed = int(coded.lengths.nonzero()[0][-1]) + 1 if len(symbols) else 0
-        coded = Coded(coded.lengths[:trimmed], coded.count, coded.blocks, coded.payload)
-        raw = symbols.astype(np.uint8).tobytes()
-        if len(raw) <= len(coded.payload) + (trimmed + 1) // 2 + 2 * len(coded.blocks):
-            return Stream(raw=raw)
-    return Stream(coded=coded)
+        lengths = code_lengths(counts[:trimmed])
+        blocks = 2 * (-(-len(symbols) // BLOCK_SYMBOLS))
+        # Noise, such as the low bytes of floats, is not worth the time to code it.
+        if len(symbols) <= coded_bits(counts[:trimmed], lengths) // 8 + (trimmed + 1) // 2 + blocks:
+            return Stream(raw=symbols.astype(np.uint8).tobytes())
+    return Stream(coded=encode(symbols, trimmed))
 
 
 def blocks_of(coded: Coded) -> int:

@@ -85,6 +85,7 @@ def test_streams_of_any_lengths_decode_side_by_side(streams: list[np.ndarray]) -
     assert [a.tolist() for a in decoded] == [b.tolist() for b in streams]
 
 
+@pytest.mark.compression
 def test_blocks_of_many_streams_and_large_alphabets() -> None:
     rng = np.random.default_rng(0)
     sizes = (1, 7, BLOCK_SYMBOLS - 1, BLOCK_SYMBOLS, BLOCK_SYMBOLS + 1, 3 * BLOCK_SYMBOLS + 5)
@@ -119,10 +120,17 @@ def tensors(draw: st.DrawFn) -> np.ndarray:
     return np.asarray(np.where(rng.random(shape) < density, array, np.zeros((), dtype)))
 
 
+@pytest.mark.compression
 @settings(max_examples=60, deadline=None)
 @given(st.lists(tensors(), max_size=4))
 def test_any_tensors_come_back_bit_for_bit(arrays: list[np.ndarray]) -> None:
     exact({f"tensor/{index}": array for index, array in enumerate(arrays)})
+
+
+@settings(max_examples=10, deadline=None)
+@given(tensors())
+def test_a_tensor_comes_back_bit_for_bit(array: np.ndarray) -> None:
+    exact({"tensor": array})
 
 
 def test_special_numbers_and_layouts_come_back() -> None:
@@ -150,6 +158,7 @@ def entropy_bits(share: float) -> float:
     return float(-(share * np.log2(share) + (1 - share) * np.log2(1 - share)))
 
 
+@pytest.mark.compression
 def test_sizes_come_near_what_is_possible() -> None:
     rng = np.random.default_rng(2)
     size = 80_000
@@ -239,7 +248,7 @@ def test_another_version_is_named() -> None:
         unpack_all(DATA[:8] + b"\x02" + DATA[9:])
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_hostile_directories_raise_one_kind_of_error(data: st.DataObject) -> None:
     directory, payload = directory_and_payload()
@@ -254,6 +263,7 @@ def test_hostile_directories_raise_one_kind_of_error(data: st.DataObject) -> Non
     assert sum(array.nbytes for array in found.values()) <= 1 << 20
 
 
+@pytest.mark.compression
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_hostile_payloads_raise_or_decode(data: st.DataObject) -> None:

@@ -47,7 +47,7 @@ COMBINATIONS = (
     "factorize(0.5, epochs=0) > distill",
     f"prune_structured(0.5, by=taylor, epochs=0) > distill > {INT8}",
 )
-DEEP_COMPRESSION = ("fine_tune(10)", "prune(0.93, epochs=20) > cluster(16, epochs=5) > entropy")
+DEEP_COMPRESSION = ("fine_tune(32)", "prune(0.92, epochs=40, learning_rate=0.002) > cluster(16, epochs=10) > entropy")
 STUDIES: dict[str, tuple[str, ...]] = {
     "fashion": (INT8, *STEPS, *COMBINATIONS),
     "imu": (INT8, *STEPS, *COMBINATIONS),

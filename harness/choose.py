@@ -29,6 +29,8 @@ DEFAULT_MAX_DROP_PP = 1.0
 DEFAULT_MAX_RMSE_RATIO = 1.05
 CONFIDENT = 0.95
 RESAMPLES = 1000
+# Two standard errors of a share counted over so many bootstraps: another draw must not take back what this one said.
+_COUNTING_ERROR = 2.0 * math.sqrt(CONFIDENT * (1.0 - CONFIDENT) / RESAMPLES)
 _SEED = 20_240_229
 _MINIMUM_RUNS = 6
 # How far two peaks may lie apart and still be the same: what a high-water mark is good for.
@@ -267,7 +269,7 @@ def _tie(
     doubtful: set[str] = set()
     covered = 0.0
     for variant, share in sorted(shares.items(), key=lambda item: (item[0] != best.variant, -item[1], item[0])):
-        if covered < CONFIDENT:
+        if covered < CONFIDENT + _COUNTING_ERROR:
             doubtful.add(variant)
             covered += share
     tied = []

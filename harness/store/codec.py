@@ -141,7 +141,7 @@ def _values(body: bytes, count: int, planes: int, step: int, offset: int) -> Int
     for plane in words[planes - 2 :: -1] if planes > 1 else ():
         found <<= 8
         found |= plane
-    values = found.astype(np.uint64)
+    values: UInt64Array = found.astype(np.uint64)
     if step > 1:
         values *= np.uint64(step)
     values += np.uint64(offset % _MODULUS)

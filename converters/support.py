@@ -20,6 +20,7 @@ FACT_LOOPS = "loops"  # whether the SavedModel's graph has While loops (recurren
 FACT_UNROLLED_STEPS = "unrolled_steps"  # time steps of the SavedModel without loops, where one could be made
 FACT_INTEGER_INPUTS = "integer_inputs"  # names of inputs that take integers
 FACT_CALIBRATION_LABELS = "calibration_labels"  # whether the calibration rows have labels
+FACT_TRAINED_RANGES = "trained_ranges"  # what quantization-aware training left (`converters.export.trained`)
 
 _TRUE_FALSE = (True, False)
 
@@ -89,6 +90,9 @@ SUPPORTED: tuple[Support, ...] = (
     ),
 )
 
+# What only a model can have that was trained for it, by the step qat: no converter makes it afterwards.
+TRAINED: tuple[Support, ...] = (Support("tflite", "static", "i4", "i8", "tflite", {"io": ("float", "int")}),)
+
 # The reason why something is absent: the first entry whose every given field equals the recipe's speaks.
 ABSENT: tuple[tuple[dict[str, Any], str], ...] = (
     ({"mode": "dynamic", "io": "int"}, "dynamic quantization chooses activation scales at run time, so inputs stay float"),
@@ -133,8 +137,8 @@ ABSENT: tuple[tuple[dict[str, Any], str], ...] = (
 
 
 def support(recipe: Recipe) -> Support | None:
-    """The line of `SUPPORTED` that makes this recipe, or None."""
-    for line in SUPPORTED:
+    """The line of `SUPPORTED` (or `TRAINED`) that makes this recipe, or None."""
+    for line in (*SUPPORTED, *(TRAINED if _trained_bits(recipe) else ())):
         if (line.format, line.mode, line.weights, line.activations) != (
             recipe.format,
             recipe.mode,
@@ -182,6 +186,30 @@ def _model_reason(recipe: Recipe, facts: Mapping[str, Any]) -> str | None:
     return None
 
 
+def _trained_bits(recipe: Recipe) -> int | None:
+    """Bits of the weights that a step of the chain trains for, or None."""
+    return next((int(step.values["weight_bits"]) for step in recipe.steps if step.name == "qat"), None)
+
+
+def _trained_reason(recipe: Recipe, facts: Mapping[str, Any]) -> str | None:
+    """What trained ranges do not allow, known from the model or from the chain that will make it."""
+    trained = facts.get(FACT_TRAINED_RANGES)
+    bits = trained["weight_bits"] if trained else _trained_bits(recipe)
+    if recipe.mode == "static" and recipe.weights == "i4" and bits is not None and bits > 4:  # noqa: PLR2004
+        return f"the weights are trained for {bits} bits, and 4 would undo that: use qat(weight_bits=4)"
+    if not trained:
+        return None
+    if recipe.mode != "static" or recipe.activations not in ("i8", "u8"):
+        return (
+            "the model was trained for integer kernels with 8-bit activations: static_wi8_ai8 keeps what it has learnt"
+        )
+    if recipe.granularity == "per_tensor" and trained["granularity"] != "per_tensor":
+        return "the weights were trained with one scale per channel: use qat(granularity=per_tensor)"
+    if recipe.calibration != "minmax" or recipe.accuracy_control:
+        return "the ranges are trained, so that nothing is calibrated or given back to float"
+    return None
+
+
 def reason(recipe: Recipe, facts: Mapping[str, Any] | None = None) -> str | None:
     """Why this recipe cannot be carried out, in one line; None when it can.
 
@@ -191,4 +219,5 @@ def reason(recipe: Recipe, facts: Mapping[str, Any] | None = None) -> str | None
         own = recipe.to_dict()
         return next(text for fields, text in ABSENT if all(own[key] == value for key, value in fields.items()))
     found = chain_reason(recipe.steps, recipe.mode, recipe.activations, facts)
+    found = found or _trained_reason(recipe, facts or {})
     return found or (None if facts is None else _model_reason(recipe, facts))

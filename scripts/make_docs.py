@@ -37,6 +37,7 @@ activations with calibrated ranges; `dynamic_wi8_afp32` int8 weights and float a
 
 Parameters are given in the name (`onnx:static_wi8_ai8_per_tensor`) or as a mapping in YAML
 (`{{format: onnx, mode: static, weights: i8, activations: i8, granularity: per_tensor}}`).
+TFLite can also have static int4 (`static_wi4_ai8`) where the model was trained for it, by the step `qat(weight_bits=4)`.
 
 | format | mode | weights | activations | made by | parameters beyond the default |
 | --- | --- | --- | --- | --- | --- |

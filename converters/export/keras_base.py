@@ -18,6 +18,7 @@ import numpy as np
 from converters.base_model import SAVED_MODEL
 from converters.errors import BaseModelError, ConversionInputError
 from converters.export.base import Array
+from converters.export.trained import table
 from converters.variant import TensorSpec
 
 IMAGE_RANK = 4
@@ -38,6 +39,7 @@ class LoadedBase:
     `inputs`, `outputs` have batch None unless `fixed_batch`. `vocabulary`: how many token ids an integer input may take.
     `pixels`: whether the model itself scales images down from 0 … 255. `recurrent`: layers that `unrolled` can unroll.
     `model`: the keras.Model, None for a SavedModel.
+    `trained`: what quantization-aware training left (`converters.export.trained.table`), or None.
     """
 
     call: Callable[[Sequence[Any]], list[Any]]
@@ -49,6 +51,7 @@ class LoadedBase:
     vocabulary: int = SMALLEST_VOCABULARY
     pixels: bool = False
     recurrent: list[Any] = field(default_factory=list)
+    trained: dict[str, Any] | None = None
     keep_alive: Any = None
     model: Any = None
     notes: tuple[str, ...] = field(default=())
@@ -122,6 +125,7 @@ def _load_keras(path: Path, dims: dict[str, tuple[int, ...]]) -> LoadedBase:
     inputs, outputs = keras_tensors(path, model, dims)
     scales = [layer.scale for layer in _layers(model) if type(layer).__name__ == "Rescaling"]
     vocabularies = [layer.input_dim for layer in _layers(model) if type(layer).__name__ == "Embedding"]
+    trained = table(model)
 
     def call(tensors: Sequence[Any]) -> list[Any]:
         result = flat(list(tensors), training=False)
@@ -131,12 +135,13 @@ def _load_keras(path: Path, dims: dict[str, tuple[int, ...]]) -> LoadedBase:
         call,
         inputs,
         outputs,
-        parameters=int(model.count_params()),
+        parameters=int(model.count_params()) - (trained or {}).get("own_values", 0),
         variables=[variable.value for variable in model.variables],
         fixed_batch=_batch(path, {tensor.shape[0] for tensor in model.inputs}),
         vocabulary=min(vocabularies, default=SMALLEST_VOCABULARY),
         pixels=any(0 < np.max(scale) < PIXEL_SCALE for scale in scales),
         recurrent=[layer for layer in _layers(model) if hasattr(layer, "unroll")],
+        trained=trained,
         keep_alive=flat,
         model=model,
     )

@@ -22,6 +22,7 @@ from converters.export.tool_words import one_line
 from converters.variant import Signature, TensorSpec
 
 Axes = tuple[int, ...]
+_DISTURBING = ["WeightBiasQuantization", "QDQPropagationTransformer"]
 # Largest finite float16, and a value just above the smallest positive one.
 F16_MAX, F16_MIN = 65504.0, 6e-8
 
@@ -89,7 +90,9 @@ def _ort_optimized(path: Path, scratch: Path) -> Any:
     options.optimized_model_filepath = str(target)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     try:
-        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        # In a graph that was trained with rounding the first would choose scales for the kernels anew, and the second lets
+        # pairs of QuantizeLinear and DequantizeLinear stand in the way of Transposes.
+        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=_DISTURBING)
         return onnx.load(target)
     except Exception as error:
         raise ToolError(f"ONNX Runtime could not load {path.name}: {one_line(error)}") from error

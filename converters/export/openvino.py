@@ -22,7 +22,9 @@ from converters.errors import RefusedError, ToolError
 from converters.export.base import Array, Exported, Source
 from converters.export.openvino_graph import count_types, has_attention, read_base, signature, weight_dtypes
 from converters.export.openvino_metric import CalibrationMetric
+from converters.export.openvino_trained import with_trained_scales
 from converters.export.tool_words import with_words
+from converters.export.trained import trained_kernels
 from converters.recipe import Recipe
 
 ARTIFACT, WEIGHTS = "model.xml", "model.bin"
@@ -82,6 +84,10 @@ class OpenvinoToolchain:
     def _static(self, recipe: Recipe, model: Any) -> tuple[Any, list[str]]:
         import nncf
 
+        trained = trained_kernels(self._source.facts)
+        if trained is not None:
+            found = with_trained_scales(model, trained)
+            return model, [trained.note(found)]
         feeds, _ = self._feeds()
         options = _static_options(recipe, model)
         quantized = with_words(

@@ -38,6 +38,7 @@ from converters.support import (
     FACT_CONSTANT_MATMULS,
     FACT_INTEGER_INPUTS,
     FACT_LOOPS,
+    FACT_TRAINED_RANGES,
     FACT_UNROLLED_STEPS,
 )
 from converters.transfer import read_dataset
@@ -123,6 +124,8 @@ class Preparation:
         loops = _write_saved_model(base, self._folder / SAVED_MODEL)
         integers = [spec.name for spec in base.inputs if np.dtype(spec.dtype).kind in "iu"]
         facts = {FACT_CALIBRATION_LABELS: labels is not None, FACT_LOOPS: loops, FACT_INTEGER_INPUTS: integers}
+        if base.trained is not None:
+            facts[FACT_TRAINED_RANGES] = base.trained
         self._source(base, dataset, data, facts).save()
 
     def _source(self, base: LoadedBase, dataset: Dataset | None, data: str, facts: dict[str, Any]) -> Source:

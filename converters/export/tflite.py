@@ -16,6 +16,8 @@ from typing import Any
 from converters.errors import ToolError
 from converters.export.base import TFLITE_MODEL, TOOLCHAINS, Array, Exported, Source, write_whole
 from converters.export.tflite_file import describe, float_operators, read_model
+from converters.export.tflite_trained import with_trained_scales
+from converters.export.trained import Trained, trained_kernels
 from converters.recipe import Recipe
 from converters.support import FACT_UNROLLED_STEPS
 
@@ -87,6 +89,9 @@ class TfliteToolchain:
 
     def _static(self, recipe: Recipe, notes: list[str]) -> bytes:
         """Integer operators only; where the model has one without an integer kernel, that one stays in float."""
+        trained = trained_kernels(self._source.facts)
+        if trained is not None:
+            return self._trained(recipe, trained, notes)
         try:
             data = _run(self._static_converter(recipe, allow_float=False))
         except ToolError as strict:
@@ -103,6 +108,20 @@ class TfliteToolchain:
         left = float_operators(read_model(data))
         if left:
             notes.append(f"computed in float, for want of an integer form: {', '.join(left)}")
+        return data
+
+    def _trained(self, recipe: Recipe, trained: Trained, notes: list[str]) -> bytes:
+        """With the ranges of the training: nothing is calibrated."""
+        import tensorflow as tf
+
+        converter = self._converter(recipe)
+        if recipe.io == "int":
+            converter.inference_input_type = converter.inference_output_type = tf.int8
+        data, found = with_trained_scales(_run(converter), trained, four_bits=recipe.weights == "i4")
+        notes.append(trained.note(found))
+        left = float_operators(read_model(data))
+        if left:
+            notes.append(f"computed in float, where the training left it: {', '.join(left)}")
         return data
 
     def _static_converter(self, recipe: Recipe, *, allow_float: bool) -> Any:

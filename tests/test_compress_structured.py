@@ -60,8 +60,8 @@ def test_the_share_is_really_gone(tmp_path, target: str, scope: str) -> None:
     assert (before[0], before[1]) == (result.figures["parameters_before"], result.figures["macs_before"])
     reached = 1 - after[which] / before[which]
     assert reached == pytest.approx(result.figures["reached"], abs=1e-4)
-    # No filter is worth more than a fiftieth of this model.
-    assert 0.6 <= reached < 0.62
+    # Four filters are worth at most a twentieth of this model, and what is too much is given back in smaller pieces.
+    assert 0.6 <= reached < 0.63
     if scope == "layer":
         shares = [new / old for old, new in result.figures["filters"].values()]
         assert max(shares) - min(shares) < 0.2
@@ -72,16 +72,14 @@ def test_wide_layers_keep_whole_vectors_where_that_is_fine_enough() -> None:
     widths = (64, 16, 300, 300, 4)
     model = keras.Sequential([keras.Input((4,)), *(layers.Dense(width) for width in widths)])
     structure = read_structure(read_graph(model))
-    odd = 0
     for seed in range(5):
         scores = np.random.default_rng(seed).random(structure.unit_count)
         found = choose(structure, scores, 0.4 * model.count_params(), target="parameters", scope="global")
         gone = [np.isin(group.units, found.units).sum() for group in structure.groups]
-        # Eight of the first 64 neurons are 0.2 % of the model; eight of 300 would be 2.6 %, and miss what was asked for.
+        # Eight of the first 64 neurons are 0.2 % of the model; eight of 300 would be 2.6 %, so those go by fours.
         assert gone[0] % 8 == 0
-        assert found.left >= 0.395 * model.count_params()
-        odd += sum(int(number) % 4 != 0 for number in gone[2:])
-    assert odd > 0
+        assert all(number % 4 == 0 for number in gone)
+        assert 0.38 * model.count_params() <= found.left <= 0.4 * model.count_params()
 
 
 def test_the_threshold_is_the_first_that_meets_the_goal() -> None:

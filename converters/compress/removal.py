@@ -19,10 +19,12 @@ PARAMETERS, MACS = "parameters", "macs"
 LAYER, GLOBAL = "layer", "global"
 # While anything else can go, every layer keeps this share of its filters: a layer of one filter is a bottleneck for all.
 LEAST_SHARE = 0.1
-# Wide layers lose filters in such numbers, so that what is left fills vector registers (width from → filters at once), unless
-# that many are more than this share of the model: then the share that was asked for comes first.
-STRIDES = ((64, 8), (32, 4))
-GRAIN = 0.01
+# Layers lose filters by fours from this width on: ONNX Runtime's blocked convolutions take channels in fours, and fall back to
+# slower ones otherwise (a ResNet with half of its MACs gone at odd widths was no faster there). By eights, where eight are a
+# small share of the model: that fills vector registers.
+FOURS_FROM, EIGHTS_FROM, SMALL_SHARE = 16, 64, 0.01
+# How many of the last pieces are looked at again, to give back what was more than asked for.
+LOOKED_AT_AGAIN = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +70,22 @@ def choose(structure: Structure, scores: Scores, goal: float, *, target: str, sc
             high = middle
         else:
             low = middle + 1
-    units = first(low)
+    chosen = pieces[:low]
+    if count(first(low)) <= goal:
+        chosen = _given_back(chosen, count, goal)
+    units = np.concatenate([np.empty(0, np.int64), *chosen])
     left = count(units)
     return Removal(units, left, left <= goal)
+
+
+def _given_back(pieces: list[Ids], count: Callable[[Ids], int], goal: float) -> list[Ids]:
+    """Without the most important pieces that the goal is met without: one large piece may be worth several small ones."""
+    kept = list(pieces)
+    for index in range(len(pieces) - 1, max(len(pieces) - LOOKED_AT_AGAIN, 0) - 1, -1):
+        without = kept[:index] + kept[index + 1 :]
+        if without and count(np.concatenate(without)) <= goal:
+            kept = without
+    return kept
 
 
 def sequence(structure: Structure, scores: Scores, scope: str, count: Callable[[Ids], int]) -> list[Ids]:
@@ -79,8 +94,8 @@ def sequence(structure: Structure, scores: Scores, scope: str, count: Callable[[
     keyed: list[tuple[bool, float, int, Ids]] = []
     for group in structure.groups:
         order = group.units[np.argsort(scores[group.units], kind="stable")]
-        fine = (step for width, step in STRIDES if len(order) >= width and whole - count(order[:step]) <= GRAIN * whole)
-        pieces, spared = _pieces(group, order, next(fine, 1))
+        small = len(order) >= EIGHTS_FROM and whole - count(order[:8]) <= SMALL_SHARE * whole
+        pieces, spared = _pieces(group, order, 8 if small else 4 if len(order) >= FOURS_FROM else 1)
         taken, highest = 0, -np.inf
         for piece in pieces:
             taken += len(piece)

@@ -58,10 +58,10 @@ STUDIES: dict[str, tuple[str, ...]] = {
     "resnet": (
         INT8,
         "fine_tune(5)",
-        "prune_structured(0.5, by=taylor, iterations=3, epochs=5)",
-        "prune_structured(0.5, by=taylor, blocks=true, iterations=3, epochs=5)",
+        "prune_structured(0.5, by=taylor, epochs=5)",
+        "prune_structured(0.5, by=taylor, blocks=true, epochs=5)",
         "prune_structured(0.9, by=taylor, iterations=12, max_drop=0.02, epochs=2)",
-        f"prune_structured(0.5, by=taylor, iterations=3, epochs=5) > {INT8}",
+        f"prune_structured(0.5, by=taylor, blocks=true, epochs=5) > {INT8}",
     ),
 }
 

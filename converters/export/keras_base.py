@@ -119,6 +119,8 @@ def keras_tensors(
 def _load_keras(path: Path, dims: dict[str, tuple[int, ...]]) -> LoadedBase:
     import keras
 
+    # Keras numbers the names that it makes up, and they end in the artifacts: what this process loaded before must not count.
+    keras.backend.clear_session()
     model = load_keras(path)
     # A Sequential, or a model that takes dictionaries, seen as plain lists.
     flat = keras.Model(list(model.inputs), list(model.outputs))

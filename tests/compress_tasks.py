@@ -47,6 +47,35 @@ def network(*, softmax: bool = False, outputs: int = 4, dropout: float = 0.2, se
     return keras.Model(inputs, layers.Dense(outputs, activation="softmax" if softmax else None)(x))
 
 
+def hard_model(last: str) -> Any:
+    """Token and signal in, two outputs: a class of the user's ("own"), a layer shared with a nested model, an embedding ("table"), attention
+    and recurrence. `last`: "both" ends in a bidirectional LSTM and a dense layer "a", "tiny" in an LSTM and layers of one output."""
+    import keras
+    from keras import layers
+
+    class Own(layers.Layer):
+        def build(self, shape: Any) -> None:
+            self.kernel = self.add_weight(shape=(shape[-1], 4), name="kernel")
+
+        def call(self, x: Any) -> Any:
+            return x @ self.kernel
+
+    keras.utils.set_random_seed(0)
+    tokens, signal = keras.Input((6,), dtype="int32"), keras.Input((6, 4))
+    shared = layers.Dense(4, name="shared")
+    inner = keras.Input((6, 4))
+    nested = keras.Model(inner, shared(layers.Conv1D(4, 3, padding="same", name="conv")(inner)), name="nested")
+    x = shared(layers.Embedding(50, 4, name="table")(tokens)) + nested(signal)
+    x = Own(name="own")(layers.MultiHeadAttention(2, 4, name="attention")(x, x))
+    lstm = layers.LSTM(4, return_sequences=True, name="lstm")
+    if last == "both":
+        x = layers.Bidirectional(lstm, name="both")(x)
+        first = layers.Dense(2, name="a")(x)
+    else:
+        first = x = layers.Dense(1, name="tiny")(layers.Conv1D(1, 1, name="one")(lstm(x)))
+    return keras.Model([tokens, signal], [first, layers.GRU(3, name="b")(x)])
+
+
 def context(folder: Path, data: TrainingData | None, base: Any = None, seed: int = 3, **more: Any) -> Context:
     from converters.compress.training import fit
 

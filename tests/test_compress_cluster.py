@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from compress_tasks import hard_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -167,23 +168,7 @@ def test_hard_models_are_clustered_where_known_and_listed_where_not(tmp_path: Pa
     import keras
     from keras import layers
 
-    class Own(layers.Layer):
-        def build(self, shape: Any) -> None:
-            self.kernel = self.add_weight(shape=(shape[-1], 4), name="kernel")
-
-        def call(self, x: Any) -> Any:
-            return x @ self.kernel
-
-    keras.utils.set_random_seed(0)
-    tokens, signal = keras.Input((6,), dtype="int32"), keras.Input((6, 4))
-    shared = layers.Dense(4, name="shared")
-    inner = keras.Input((6, 4))
-    nested = keras.Model(inner, shared(layers.Conv1D(4, 3, padding="same", name="conv")(inner)), name="nested")
-    x = shared(layers.Embedding(50, 4, name="table")(tokens)) + nested(signal)
-    x = layers.MultiHeadAttention(2, 4, name="attention")(x, x)
-    x = layers.LSTM(4, return_sequences=True, name="lstm")(Own(name="own")(x))
-    x = layers.Dense(1, name="tiny")(layers.Conv1D(1, 1, name="one")(x))
-    model = keras.Model([tokens, signal], [x, layers.GRU(3, name="b")(x)])
+    model = hard_model("tiny")
     own = np.asarray(model.get_layer("own").kernel).copy()
     result = apply(model, values(clusters=4, epochs=1), context(tmp_path))
     assert set(result.left_alone) == {"own", "tiny/kernel"}
@@ -193,7 +178,8 @@ def test_hard_models_are_clustered_where_known_and_listed_where_not(tmp_path: Pa
     assert any("table" in row["tensor"] for row in result.figures["layers"])
     # shared, conv, table, four of the attention, two of the LSTM, one, two of the GRU.
     assert len(result.figures["layers"]) == 12
-    alone = keras.Model(inner, layers.ReLU()(inner))
+    inputs = keras.Input((6, 4))
+    alone = keras.Model(inputs, layers.ReLU()(inputs))
     with pytest.raises(RefusedError, match="share values"):
         apply(alone, values(epochs=0), context(tmp_path))
 

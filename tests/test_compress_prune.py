@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from compress_tasks import hard_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -200,25 +201,7 @@ def test_patterns_leave_alone_what_does_not_divide(tmp_path: Path) -> None:
 
 @pytest.mark.compression
 def test_hard_models_are_pruned_where_known_and_listed_where_not(tmp_path: Path) -> None:
-    import keras
-    from keras import layers
-
-    class Own(layers.Layer):
-        def build(self, shape: Any) -> None:
-            self.kernel = self.add_weight(shape=(shape[-1], 4), name="kernel")
-
-        def call(self, x: Any) -> Any:
-            return x @ self.kernel
-
-    keras.utils.set_random_seed(0)
-    tokens, signal = keras.Input((6,), dtype="int32"), keras.Input((6, 4))
-    shared = layers.Dense(4, name="shared")
-    inner = keras.Input((6, 4))
-    nested = keras.Model(inner, shared(layers.Conv1D(4, 3, padding="same", name="conv")(inner)), name="nested")
-    x = shared(layers.Embedding(50, 4, name="table")(tokens)) + nested(signal)
-    x = layers.MultiHeadAttention(2, 4, name="attention")(x, x)
-    x = layers.Bidirectional(layers.LSTM(4, return_sequences=True), name="both")(Own(name="own")(x))
-    model = keras.Model([tokens, signal], [layers.Dense(2, name="a")(x), layers.GRU(3, name="b")(x)])
+    model = hard_model("both")
     untouched = [np.asarray(model.get_layer(name).weights[0]).copy() for name in ("own", "table")]
     result = apply(model, values(sparsity=0.5, scope="layer", epochs=0), context(tmp_path))
     assert set(result.left_alone) == {"own", "table"}

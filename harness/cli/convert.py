@@ -68,23 +68,13 @@ def convert(
     trained = {"timeout": train_timeout, "precision_policy": precision_policy, "limit": training_limit}
     training = validate(TrainingSpec, trained, where)
     limits = validate(ConversionSpec, {"jobs": jobs, "timeout_s": timeout_s, "memory_limit": memory_limit}, where)
+    preprocessing = {"scale": scale, "mean": _numbers(mean, "--mean"), "std": _numbers(std, "--std")}
+    preprocessing |= {"layout": layout, "resize": _size(resize)}
+    entries = {"preprocessing": preprocessing, "limit": limit, "calibration_size": calibration_size}
     dataset = None
     if data is not None:
-        preprocessing = {
-            "scale": scale,
-            "mean": _numbers(mean, "--mean"),
-            "std": _numbers(std, "--std"),
-            "layout": layout,
-            "resize": _size(resize),
-        }
-        entries = {
-            "path": str(data),
-            "preprocessing": preprocessing,
-            "limit": limit,
-            "calibration_size": calibration_size,
-        }
         dataset = conversion.read_data(
-            validate(DataSpec, entries, where),
+            validate(DataSpec, {"path": str(data), **entries}, where),
             data,
             seed=seed,
             training=any(recipe.steps for recipe in wanted),

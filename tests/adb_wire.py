@@ -89,7 +89,7 @@ class WireClient:
 
 
 class WireStream:
-    """One stream, when it is the only one of its client."""
+    """One stream, when it is the only one open of its client."""
 
     def __init__(self, client: WireClient, local_id: int, remote_id: int) -> None:
         self.client = client
@@ -101,6 +101,8 @@ class WireStream:
 
     def _one(self) -> None:
         packet = self.client.packet()
+        if packet.arg1 != self.local_id:
+            return  # the end of an earlier stream, which may come after this one was opened
         if packet.command == WRTE:
             self.buffer += packet.payload
             self.client.send(OKAY, self.local_id, self.remote_id)

@@ -68,9 +68,18 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Rung:
+    """What a trial was worth when it trained on the share `fidelity` of the training rows, below 1."""
+
+    fidelity: float
+    metrics: Mapping[str, float | None]
+
+
+@dataclass(frozen=True, slots=True)
 class Trial:
     """One candidate that was tried. `number`: from 0, in the order of proposal. `fidelity`: the share of the training rows that
-    it was last tried with, in (0, 1]; 1.0 for a complete one. `seconds`: all it cost. `variant`: its name among the variants."""
+    it was last tried with, in (0, 1]; 1.0 for a complete one. `rungs`: what it was worth at smaller ones before, from the
+    smallest. `seconds`: all it cost. `variant`: its name among the variants."""
 
     number: int
     candidate: Candidate
@@ -78,6 +87,7 @@ class Trial:
     fidelity: float = 1.0
     seconds: float = 0.0
     variant: str | None = None
+    rungs: tuple[Rung, ...] = ()
 
     def feasible(self, constraints: Sequence[Constraint]) -> bool:
         """Whether it is complete and keeps every constraint."""
@@ -90,7 +100,10 @@ class Evaluate(Protocol):
 
     def __call__(self, candidate: Candidate, *, number: int, fidelity: float) -> Outcome:
         """`fidelity`: the share of the training rows to use. Raises nothing for a candidate that cannot be made or measured:
-        that is an Outcome with state "failed"; what ends the whole search (a lost device, a full disk) it raises."""
+        that is an Outcome with state "failed"; what ends the whole search (a lost device, a full disk) it raises.
+
+        Below fidelity 1 a metric that is dear to measure and does not depend on the training rows may be None: trials are then held against
+        each other by the others."""
         ...
 
 
@@ -98,13 +111,23 @@ class Memory(Protocol):
     """Where trials outlive the process. Safe to use from several threads, and from several processes on one study."""
 
     def trials(self) -> list[Trial]:
-        """All trials so far, by number; those that a killed process left running have the state "running"."""
+        """All trials so far, by number; those that are being tried, here or elsewhere, have the state "running"."""
         ...
 
-    def begin(self, candidate: Candidate) -> int:
-        """Write down that this candidate is being tried, and give its number."""
+    def adopt(self) -> list[Trial]:
+        """Take over the running trials whose process is dead, to go on with them here; each is given to one caller only. A study asks
+        for them when it begins to run."""
+        ...
+
+    def begin(self, candidate: Candidate) -> int | None:
+        """Write down that this candidate is being tried, and give its number: one more than the highest. None when its key is there
+        already, begun by another process in the meantime."""
+        ...
+
+    def note(self, trial: Trial) -> None:
+        """Write down what a trial that goes on (state "running") has come to: its rungs, its seconds."""
         ...
 
     def end(self, trial: Trial) -> None:
-        """Write down what came of it."""
+        """Write down what came of it in the end."""
         ...

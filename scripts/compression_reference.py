@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from _compression_verdicts import summary, verdicts
 from _reference_models import MODELS, ROOT, prepare
 
 from converters.variant import MANIFEST_NAME, manifest_from_json
@@ -104,6 +105,7 @@ def flat(row: dict[str, Any], base: dict[str, Any], folder: Path, extra: dict[st
     ratio = None
     if row["latency_median_ns"] and base["latency_median_ns"]:
         ratio = row["latency_median_ns"] / base["latency_median_ns"]
+    coded = next((step["figures"] for step in manifest.lineage if step["step"] == "entropy"), {})
     return {
         "model": extra["model"],
         "steps": row["recipe"],
@@ -120,9 +122,15 @@ def flat(row: dict[str, Any], base: dict[str, Any], folder: Path, extra: dict[st
         "size_gzip_bytes": row["size_gzip_bytes"],
         "size_entropy_bytes": manifest.size_entropy_bytes,
         "base_size_bytes": base["size_bytes"],
+        # What the step entropy wrote, against the float32 weights of the base; the ratio Deep Compression tells.
+        "entropy_file_bytes": coded.get("size_entropy_bytes"),
+        "entropy_file_ratio": 4 * base["parameters"] / coded["size_entropy_bytes"] if coded else None,
+        "decode_seconds": coded.get("decode_seconds"),
         "macs": ledger.get("macs"),
         "effective_macs": ledger.get("effective_macs"),
-        "arena_bytes": row.get("memory_arena_bytes"),
+        # Of the file, without delegates. What the engine holds while it measures (row: memory_arena_bytes) LiteRT does not tell.
+        "arena_bytes": ledger.get("arena_bytes"),
+        "arena_missing": ledger.get("arena_missing"),
         "latency_median_ns": row["latency_median_ns"],
         "latency_ratio": ratio,
         "status": row["status"],
@@ -190,6 +198,7 @@ def main() -> int:
         keep(rows, arguments.out)
         show(rows)
         print(f"{name}: {time.monotonic() - begun:.0f} s; {len(rows)} rows in {arguments.out}")
+        print(summary(verdicts(rows)), flush=True)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Write what can be read off the code into docs/: JSON Schemas of the files a user writes, and the recipes there are.
+"""Write what can be read off code and results into docs/: JSON Schemas of the files a user writes, recipes, steps, what was measured.
 
 A test holds the committed files against what this script makes.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+
+from _compression_page import page as compression_results
 
 from converters.recipe import make_recipe, matrix
 from converters.step_catalogue import STEPS
@@ -134,7 +136,12 @@ def compression_steps() -> str:
 
 def documents() -> dict[str, str]:
     """Path below docs/ -> text of every generated document."""
-    return {**schemas(), "recipes.md": recipes(), "compression-steps.md": compression_steps()}
+    return {
+        **schemas(),
+        "recipes.md": recipes(),
+        "compression-steps.md": compression_steps(),
+        "compression-results.md": compression_results(),
+    }
 
 
 if __name__ == "__main__":

@@ -164,6 +164,22 @@ def test_it_trains_and_ends_as_a_plain_file(tmp_path: Path) -> None:
     assert len(np.unique(levels)) <= 256
 
 
+def test_biases_end_as_whole_numbers_of_steps(tmp_path: Path) -> None:
+    """int32 in steps of the input times steps of the kernel: rounded by some engines only, they would compute different networks."""
+    model = network()
+    for layer in model.layers:
+        if type(layer).__name__ == "BatchNormalization":
+            layer.beta.assign(np.linspace(-1, 1, layer.beta.shape[0]))
+    result = qat(model, tmp_path, granularity="per_tensor")
+    steps = [
+        float(layer.high.numpy() - layer.low.numpy()) / 255 for layer in result.model.layers if hasattr(layer, "low")
+    ]
+    for layer in kernels(result.model):
+        counts = [layer.bias.numpy() / (step * layer.kernel_scale.numpy()) for step in steps]
+        assert min(np.abs(each - np.round(each)).max() for each in counts) < 1e-2
+        assert np.abs(layer.bias.numpy()).max() > 0
+
+
 @pytest.mark.parametrize(
     ("bits", "ranges", "granularity"), [(4, "learned", "per_channel"), (5, "moving", "per_tensor")]
 )

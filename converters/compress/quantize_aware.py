@@ -28,6 +28,7 @@ def apply(model: Any, parameters: Mapping[str, Any], context: Context) -> StepRe
     Raises RefusedError for a model without a layer whose kernel could be rounded, ToolError when training comes to nothing.
     """
     from converters.compress import fake_quant
+    from converters.compress.quantize_bias import settle_biases
     from converters.compress.quantize_build import Options, build, calibrate, finished
     from converters.compress.quantize_plan import make_plan
 
@@ -61,6 +62,7 @@ def apply(model: Any, parameters: Mapping[str, Any], context: Context) -> StepRe
         label="qat",
     )
     result = finished(rounded.model)
+    settle_biases(result)
     figures = {
         "weight_bits": bits,
         "granularity": options.granularity,

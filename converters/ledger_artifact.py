@@ -21,6 +21,8 @@ TFLITE, ONNX, OPENVINO = "tflite", "onnx", "openvino"
 _ARENA_GAP_BYTES = 128
 _NIBBLE_ZERO = 8  # of ONNX's MatMulNBits, where nothing else is said
 _NF4_ZERO = 7
+# OpenVINO's integers of less than a byte that it unpacks itself.
+_UNPACKED = ("u2", "u3", "u6")
 _FLOATS = ("float16", "float32", "float64", "bfloat16")
 # Inputs of ONNX operators: quantized weights, and the zero point that belongs to them.
 _ONNX_QUANTIZED = {"DequantizeLinear": (0, 2), "ConvInteger": (1, 3), "MatMulInteger": (1, 3), "QLinearConv": (3, 5)}
@@ -31,8 +33,8 @@ _Found = tuple[dict[str, Array], dict[str, Array]]
 
 def artifact_ledger(path: Path, format_name: str) -> dict[str, Any]:
     """The weights of a .tflite, .onnx or OpenVINO .xml file, as JSON types: `parameters`, `non_zeros`, `unique_values`,
-    `weights_bytes`, `size_entropy_bytes` (see `tensors_ledger`; scales and zero points of quantization left out, 4-bit weights counted
-    as a byte each in `weights_bytes`), and `arena_bytes` with `arena_missing`, the reason when it is None.
+    `weights_bytes`, `size_entropy_bytes` (see `tensors_ledger`; scales and zero points of quantization left out, weights of less than
+    8 bits counted as a byte each in `weights_bytes`), and `arena_bytes` with `arena_missing`, the reason when it is None.
 
     Raises ToolError for another format, and what the toolchains raise for a file that is none.
     """
@@ -152,6 +154,7 @@ def _onnx(path: Path) -> _Found:
     zero_names: dict[str, tuple[str, int]] = {}
     left_out: set[str] = set()
     packed: dict[str, dict[str, Any]] = {}
+    widened = {node.output[0]: node.input[0] for node in nodes(model.graph) if node.op_type == "Cast"}
     for node in nodes(model.graph):
         inputs, attributes = list(node.input), {item.name: item.i for item in node.attribute}
         left_out |= {inputs[at] for at in _ONNX_SCALES.get(node.op_type, ()) if at < len(inputs)}
@@ -159,7 +162,9 @@ def _onnx(path: Path) -> _Found:
             left_out |= set(inputs[2:3])
         if node.op_type in _ONNX_QUANTIZED:
             weights, zero = _ONNX_QUANTIZED[node.op_type]
-            zero_names[inputs[weights]] = (inputs[zero] if zero < len(inputs) else "", attributes.get("axis", 1))
+            # Kernels of less than a byte are widened before (`converters.export.onnx_trained`).
+            stored = widened.get(inputs[weights], inputs[weights])
+            zero_names[stored] = (inputs[zero] if zero < len(inputs) else "", attributes.get("axis", 1))
         if node.op_type == "MatMulNBits":
             packed[inputs[1]] = attributes | {"zero": inputs[3] if len(inputs) > 3 else ""}  # noqa: PLR2004
             left_out |= set(inputs[2:4])
@@ -185,8 +190,9 @@ def _onnx(path: Path) -> _Found:
 
 
 def _widened(array: Array) -> Array:
-    """4-bit integers, which numpy does not know, as bytes."""
-    return array.astype({"int4": np.int8, "uint4": np.uint8}.get(array.dtype.name, array.dtype), copy=False)
+    """Integers of 4 and 2 bits, which numpy does not know, as bytes."""
+    bytes_of = {"int4": np.int8, "uint4": np.uint8, "int2": np.int8, "uint2": np.uint8}
+    return array.astype(bytes_of.get(array.dtype.name, array.dtype), copy=False)
 
 
 def _openvino(path: Path) -> _Found:
@@ -206,7 +212,10 @@ def _openvino(path: Path) -> _Found:
             arrays[name] = values.reshape(shape)
             if kind == "nf4":
                 zero_points[name] = np.asarray(_NF4_ZERO)
-        elif kind in ("f16", "f32", "f64", "i8", "u8"):
+        elif kind in _UNPACKED:
+            # It unpacks only into another dtype than that of its bytes.
+            arrays[name] = np.array(node.get_data(dtype=np.int8)).astype(np.uint8)
+        elif kind in ("f16", "f32", "f64", "i8", "u8", "i16"):
             arrays[name] = np.array(node.data)
         else:
             continue
@@ -248,7 +257,7 @@ def _from_integers(output: Any) -> bool:
     node = output.get_node()
     while node.get_type_name() in ("Convert", "Subtract"):
         node = node.input_value(0).get_node()
-    few = ("i4", "u4", "nf4", "i8", "u8")
+    few = ("i4", "u4", "nf4", "i8", "u8", "i16", *_UNPACKED)
     return bool(node.get_type_name() == "Constant" and node.get_element_type().get_type_name() in few)
 
 

@@ -14,18 +14,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from converters.compress.context import Array
+from converters.compress.grids import NARROWEST, PER_CHANNEL, SMALLEST_SCALE, least_error_scale, top_of
 
 PACKAGE = "ondevice_harness"
 LEVELS = 255  # of activations: 8 bits, whether an engine counts them from 0 or from −128
 MOMENTUM = 0.98
-# Narrower ranges would make scales that float32 cannot multiply.
-NARROWEST = 1e-6
-# A channel's scale is never below this share of the largest one, so that its int32 bias cannot overflow.
-SMALLEST_SCALE = 2.0**-12
 OFF, MOVING, LEARNED, FIXED = "off", "moving", "learned", "fixed"
 LARGEST = "largest"  # of weights: the scale follows the largest magnitude
-PER_CHANNEL, PER_TENSOR = "per_channel", "per_tensor"
 
 
 def nudged(low: float, high: float) -> tuple[float, float]:
@@ -127,8 +122,9 @@ class _RoundedKernel:
 
     `weight_mode`: "largest" (scale from the largest magnitude), "learned" (trained as in `FakeQuantize`, begun where the mean
     squared error is least) or "fixed" (the kernel lies on its grid). `has_gain`: the kernel is multiplied by a constant per
-    channel after rounding, so that a batch norm folded into it does not tear shared values apart. `kernel_scale`: float32
-    [channels] or [1], valid when "fixed".
+    channel after rounding, so that a batch norm folded into it does not tear shared values apart. `packed`: exporters store the
+    kernel in as few bits as their format has for it, not in those of the recipe. `kernel_scale`: float32 [channels] or [1],
+    valid when "fixed".
     """
 
     # What the layer of Keras brings that each class below also inherits from.
@@ -150,11 +146,12 @@ class _RoundedKernel:
         granularity: str = PER_CHANNEL,
         weight_mode: str = LARGEST,
         has_gain: bool = False,
+        packed: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.weight_bits, self.granularity = weight_bits, granularity
-        self.weight_mode, self.has_gain = weight_mode, has_gain
+        self.weight_mode, self.has_gain, self.packed = weight_mode, has_gain, packed
 
     def add_weight(self, *args: Any, **kwargs: Any) -> Any:
         """As a layer's, but in float32 under any policy: scales need it."""
@@ -201,7 +198,7 @@ class _RoundedKernel:
     @property
     def top(self) -> int:
         """The largest integer: 127 of 8 bits, 7 of 4."""
-        return int(2 ** (self.weight_bits - 1) - 1)
+        return top_of(self.weight_bits)
 
     def rounded_kernel(self, *, training: bool) -> Any:
         """The kernel as the integers give it, in the layer's compute dtype."""
@@ -230,7 +227,7 @@ class _RoundedKernel:
         flat = self.kernel.numpy().reshape(-1, self.channels).astype(np.float64)
         if self.granularity != PER_CHANNEL:
             flat = flat.reshape(-1, 1)
-        self.log_kernel_step.assign(np.log(_least_error_scale(flat, self.top)))
+        self.log_kernel_step.assign(np.log(least_error_scale(flat, self.top)))
 
     def settle(self, trained: Any) -> None:
         """Take over from the layer that was trained: the kernel on its grid, and the scales of that grid."""
@@ -255,20 +252,8 @@ class _RoundedKernel:
 
     def get_config(self) -> dict[str, Any]:
         """The layer's arguments."""
-        own = ("weight_bits", "granularity", "weight_mode", "has_gain")
+        own = ("weight_bits", "granularity", "weight_mode", "has_gain", "packed")
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}  # type: ignore[misc]
-
-
-def _least_error_scale(flat: Array, top: int) -> Array:
-    """Of 40 shares of the largest magnitude, the one whose rounding has the least squared error, per column of [n, m]."""
-    largest = np.maximum(np.abs(flat).max(0), NARROWEST)
-    largest = np.maximum(largest, largest.max() * SMALLEST_SCALE)
-    best, error = largest / top, np.full(flat.shape[1], np.inf)
-    for share in np.linspace(0.25, 1, 40):
-        scale = largest * share / top
-        found = ((np.clip(np.round(flat / scale), -top, top) * scale - flat) ** 2).sum(0)
-        best, error = np.where(found < error, scale, best), np.minimum(found, error)
-    return np.asarray(best)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -352,7 +337,7 @@ def settled(layer: Any) -> Any:
     unless they compute in another dtype."""
     config = layer.get_config()
     if isinstance(layer, FakeQuantize):
-        return FakeQuantize.from_config(config | {"mode": FIXED, "dtype": "float32"})
+        return FakeQuantize.from_config(config | {"mode": OFF if layer.mode == OFF else FIXED, "dtype": "float32"})
     if isinstance(layer, _RoundedKernel):
         # A gain goes into the scales, which then differ from channel to channel.
         granularity = PER_CHANNEL if layer.has_gain else layer.granularity

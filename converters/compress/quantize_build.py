@@ -7,6 +7,7 @@ kernel that is rounded is the kernel that the engines get. Layers that stay in f
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ from converters.compress import fake_quant, quantize_plan
 from converters.compress.context import Array, Rows
 from converters.compress.fake_quant import FIXED, OFF, FakeQuantize
 from converters.compress.graph import Call, Graph, Ref
+from converters.compress.grids import FULL_BITS, PER_TENSOR
 from converters.compress.objective import fixed_batch
 from converters.compress.quantize_plan import FIXED_RANGES, FUSED, GATED, PROBABILITY, Plan
 
@@ -25,24 +27,40 @@ CALIBRATION_BATCH = 64
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How weights and activations are rounded. `weight_bits`: 4 to 8. `granularity`, `weight_mode`, `range_mode`: words of
-    `fake_quant`. `keep_shared`: weights that share values go on sharing them as integers."""
+    """How weights and activations are rounded. `weight_bits`: 2 to 16. `granularity`, `weight_mode`, `range_mode`: words of
+    `fake_quant`. `keep_shared`: weights that share values go on sharing them as integers. `bits_of`: bits by layer, of mixed
+    precision: these override `weight_bits` and `weight_mode`, and exporters store as few bits as they can. `unrounded`: numbers of the
+    plan's ranges that stay in float."""
 
     weight_bits: int
     granularity: str
     weight_mode: str
     range_mode: str
     keep_shared: bool = False
+    bits_of: Mapping[str, int] = field(default_factory=dict)
+    unrounded: frozenset[int] = frozenset()
+
+    def of_kernel(self, name: str) -> dict[str, Any]:
+        """The arguments that a layer with a rounded kernel gets."""
+        bits = self.bits_of.get(name)
+        if bits is None:
+            return {"weight_bits": self.weight_bits, "weight_mode": self.weight_mode}
+        largest = bits >= FULL_BITS or self.keep_shared
+        mode = fake_quant.LARGEST if largest else fake_quant.LEARNED
+        return {"weight_bits": bits, "weight_mode": mode, "packed": True}
 
 
 @dataclass(slots=True)
 class Rounded:
     """The network that trains. `taps`: each range that is not fixed, with a tensor that it rounds. `layers`: names of those with
-    rounded kernels."""
+    rounded kernels. `ranges`: the plan's, by number. `reads`: by layer with a rounded kernel the number of its input's range, None
+    where it has none of its own."""
 
     model: Any
     taps: list[tuple[FakeQuantize, Any]] = field(default_factory=list)
     layers: list[str] = field(default_factory=list)
+    ranges: dict[int, FakeQuantize] = field(default_factory=dict)
+    reads: dict[str, int | None] = field(default_factory=dict)
 
 
 def build(model: Any, graph: Graph, plan: Plan, options: Options) -> Rounded:
@@ -122,7 +140,11 @@ class _Builder:
         if number is None or number in self._plan.fixed:
             return made
         if number not in self._ranges:
-            self._ranges[number] = FakeQuantize(self._options.range_mode, name=f"range_{len(self._ranges)}")
+            mode = OFF if number in self._options.unrounded else self._options.range_mode
+            self._ranges[number] = FakeQuantize(mode, name=f"range_{len(self._ranges)}")
+            self._out.ranges[number] = self._ranges[number]
+        if self._ranges[number].mode == OFF:
+            return self._ranges[number](made)
         return self._rounded(self._ranges[number], made)
 
     def _rounded(self, layer: FakeQuantize, made: Any) -> Any:
@@ -159,10 +181,9 @@ class _Builder:
             "name": self._free_name(call.name),
             "activation": activation if activation in FUSED else "linear",
             "use_bias": old.use_bias or norm is not None,
-            "weight_bits": options.weight_bits,
-            "granularity": fake_quant.PER_TENSOR if options.keep_shared else options.granularity,
-            "weight_mode": options.weight_mode,
+            "granularity": PER_TENSOR if options.keep_shared else options.granularity,
             "has_gain": options.keep_shared and norm is not None,
+            **options.of_kernel(self._free_name(call.name)),
         }
         for name in (
             "kernel_constraint",
@@ -186,6 +207,7 @@ class _Builder:
             layer.bias.assign(bias * gain + shift)
         layer.begin()
         self._out.layers.append(layer.name)
+        self._out.reads[layer.name] = self._plan.ranges.get(call.inputs[0])
         if activation in ("linear", *FUSED):
             return made
         before = FakeQuantize(options.range_mode, name=f"{call.name}_before_{activation}")

@@ -34,7 +34,7 @@ from converters.export.onnx_graph import (
 )
 from converters.export.onnx_ranges import ActivationRanges
 from converters.export.onnx_rewrites import share_equal_constants
-from converters.export.onnx_trained import with_trained_scales
+from converters.export.onnx_trained import WIDTHS, WIDTHS_WHY, with_trained_scales
 from converters.export.tool_words import with_words
 from converters.export.trained import trained_kernels
 from converters.recipe import Recipe
@@ -168,7 +168,7 @@ class OnnxToolchain:
         if trained is not None:
             model = self._copy()
             found = with_trained_scales(model, trained, signed=recipe.activations == "i8")
-            return model, [trained.note(found)]
+            return model, [trained.note(found), *trained.storage_notes(WIDTHS, WIDTHS_WHY)]
         if not any(count_ops(self._prepared.model)[op] for op in _INT8_OPS):
             raise RefusedError("static int8 applies to convolutions and matrix products, and this model has none")
         ranges = {

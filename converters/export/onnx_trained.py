@@ -15,7 +15,7 @@ import numpy as np
 
 from converters.errors import ToolError
 from converters.export.onnx_rewrites import share_equal_constants
-from converters.export.trained import Array, Trained
+from converters.export.trained import EIGHT, Array, Trained, packed_bytes
 
 # Give values of their input and nothing else, so that its scale is theirs.
 _PASSING = frozenset(
@@ -26,6 +26,13 @@ _PASSING = frozenset(
 )
 _QUANTIZE, _DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 _MIDDLE = 128  # between uint8's zero point and int8's
+# Widths of integers that kernels are stored in; int16 has no integer kernel but a form.
+WIDTHS = (2, 4, 8, 16)
+WIDTHS_WHY = "ONNX has integers of 2, 4, 8 and 16 bits"
+_INT8 = 3  # onnx.TensorProto.INT8
+# Since which version of ONNX's operators Cast knows integers of so many bits, and DequantizeLinear 16; and the file's own version then.
+_OPSETS = {2: 25, 4: 21, 16: 21}
+_IR_VERSIONS = {21: 10, 25: 13}
 Pair = tuple[str, str]  # names of scale and zero point
 
 
@@ -53,15 +60,26 @@ class _Editor:
         tensor = self.constants.get(name)
         return None if tensor is None else np.asarray(numpy_helper.to_array(tensor))
 
-    def constant(self, values: Array) -> str:
-        """A new constant; its name."""
-        from onnx import numpy_helper
+    def constant(self, values: Array, bits: int | None = None) -> str:
+        """A new constant; its name. `bits`: 4 or 2, for integers that are to be stored in so few."""
+        from onnx import TensorProto, numpy_helper
 
         self._count += 1
-        tensor = numpy_helper.from_array(np.array(values, order="C"), f"q{self._count}")
+        if bits is None:
+            tensor = numpy_helper.from_array(np.array(values, order="C"), f"q{self._count}")
+        else:
+            tensor = TensorProto(name=f"q{self._count}", dims=values.shape, raw_data=packed_bytes(values, bits))
+            tensor.data_type = getattr(TensorProto, f"INT{bits}")
         self.graph.initializer.append(tensor)
         self.constants[tensor.name] = tensor
         return str(tensor.name)
+
+    def needs_opset(self, version: int) -> None:
+        """Declare at least this version of ONNX's operators."""
+        own = next(each for each in self.model.opset_import if each.domain in ("", "ai.onnx"))
+        if own.version < version:
+            own.version = version
+            self.model.ir_version = max(self.model.ir_version, _IR_VERSIONS[version])
 
     def pair_of(self, name: str) -> Pair | None:
         """Scale and zero point of a tensor that was just dequantized from one scale."""
@@ -156,11 +174,11 @@ def _kernels(editor: _Editor, trained: Trained) -> set[str]:
         found.add(kernel.name)
         axis = _channel_axis(node)
         integers = kernel.integers(values, axis)
-        zeros = np.zeros(kernel.scales.shape, np.int8)
+        zeros = np.zeros(kernel.scales.shape, integers.dtype)
         one = kernel.scales.size == 1
         names = [
-            editor.constant(each)
-            for each in (integers, kernel.scales[0] if one else kernel.scales, zeros[0] if one else zeros)
+            _stored(editor, integers, kernel.container(WIDTHS), node),
+            *(editor.constant(each) for each in ((kernel.scales[0], zeros[0]) if one else (kernel.scales, zeros))),
         ]
         node.input[1] = _dequantized(editor, names, node, None if one else axis)
         pair = editor.pair_of(node.input[0])
@@ -168,6 +186,26 @@ def _kernels(editor: _Editor, trained: Trained) -> set[str]:
             _bias(editor, node, kernel.scales, pair)
     editor.look()
     return found
+
+
+def _stored(editor: _Editor, integers: Array, bits: int, node: Any) -> str:
+    """A kernel's integers as a constant of so many bits; its name, or that of its int8 form.
+
+    ONNX Runtime (1.31) has integer kernels for int8 weights only: with a DequantizeLinear of int4 it computes in float, and fails on
+    one of int2. A Cast to int8 in between is carried out once, when the file is loaded.
+    """
+    from onnx import helper
+
+    if bits > EIGHT:
+        editor.needs_opset(_OPSETS[bits])
+    if bits >= EIGHT:
+        return editor.constant(integers)
+    name = editor.constant(integers, bits)
+    widened = f"{name}_int8"
+    made = helper.make_node("Cast", [name], [widened], name=widened, to=_INT8)
+    editor.graph.node.insert(list(editor.graph.node).index(node), made)
+    editor.needs_opset(_OPSETS[bits])
+    return widened
 
 
 def _channel_axis(node: Any) -> int:

@@ -22,7 +22,7 @@ from converters.errors import RefusedError, ToolError
 from converters.export.base import Array, Exported, Source
 from converters.export.openvino_graph import count_types, has_attention, read_base, signature, weight_dtypes
 from converters.export.openvino_metric import CalibrationMetric
-from converters.export.openvino_trained import with_trained_scales
+from converters.export.openvino_trained import WIDTHS, WIDTHS_WHY, with_trained_scales
 from converters.export.tool_words import with_words
 from converters.export.trained import trained_kernels
 from converters.recipe import Recipe
@@ -87,7 +87,7 @@ class OpenvinoToolchain:
         trained = trained_kernels(self._source.facts)
         if trained is not None:
             found = with_trained_scales(model, trained)
-            return model, [trained.note(found)]
+            return model, [trained.note(found), *trained.storage_notes(WIDTHS, WIDTHS_WHY)]
         feeds, _ = self._feeds()
         options = _static_options(recipe, model)
         quantized = with_words(

@@ -16,7 +16,7 @@ from typing import Any
 from converters.errors import ToolError
 from converters.export.base import TFLITE_MODEL, TOOLCHAINS, Array, Exported, Source, write_whole
 from converters.export.tflite_file import describe, float_operators, read_model
-from converters.export.tflite_trained import with_trained_scales
+from converters.export.tflite_trained import WIDTHS, WIDTHS_WHY, with_trained_scales
 from converters.export.trained import Trained, trained_kernels
 from converters.recipe import Recipe
 from converters.support import FACT_UNROLLED_STEPS
@@ -118,7 +118,7 @@ class TfliteToolchain:
         if recipe.io == "int":
             converter.inference_input_type = converter.inference_output_type = tf.int8
         data, found = with_trained_scales(_run(converter), trained, four_bits=recipe.weights == "i4")
-        notes.append(trained.note(found))
+        notes += [trained.note(found), *trained.storage_notes(WIDTHS, WIDTHS_WHY)]
         left = float_operators(read_model(data))
         if left:
             notes.append(f"computed in float, where the training left it: {', '.join(left)}")

@@ -13,16 +13,23 @@ import numpy as np
 
 from converters.errors import ToolError
 from converters.export.tflite_file import read_model
-from converters.export.trained import INT4_TOP, Array, Trained, TrainedKernel, key_of
+from converters.export.trained import EIGHT, Array, Trained, TrainedKernel, key_of, packed_bytes
 
 _IDENTIFIER = b"TFL3"
 _WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
 _SAME = 1e-5
+FOUR = 4
+# Widths of the integers that kernels of these operators may have beside 8-bit activations.
+WIDTHS = (FOUR, EIGHT)
+WIDTHS_WHY = (
+    "TensorFlow Lite's integer kernels take weights of 4 and 8 bits; 16 bits it has for the activations of a whole "
+    "model only"
+)
 
 
 def with_trained_scales(data: bytes, trained: Trained, *, four_bits: bool) -> tuple[bytes, int]:
     """The file with the trained scales, and how many kernels have them. Raises ToolError when one is not found, or is not what was
-    trained. `four_bits`: store kernels with two values to a byte."""
+    trained. `four_bits`: store all kernels with two values to a byte, not only those that are to be packed."""
     import flatbuffers  # type: ignore[import-untyped]
     from ai_edge_litert import schema_py_generated as schema
 
@@ -43,12 +50,14 @@ def with_trained_scales(data: bytes, trained: Trained, *, four_bits: bool) -> tu
                 continue
             done.add((number, int(operator.inputs[1])))
             found.add(kernel.name)
+            if kernel.bits > EIGHT:
+                continue  # what the converter made of it are its 8 bits
             before = np.asarray(weight.quantization.scale, np.float32)
             _rewrite(weight, model, kernel)
             bias = operator.inputs[2] if len(operator.inputs) > 2 else -1  # noqa: PLR2004
             if bias >= 0:
                 _rewrite_bias(graph.tensors[bias], model, before, kernel)
-            if four_bits:
+            if four_bits or kernel.container(WIDTHS) == FOUR:
                 _pack(weight, model, schema.TensorType.INT4)
     missing = [kernel.name for kernel in trained.kernels if kernel.name not in found]
     if missing:
@@ -83,6 +92,10 @@ def _kernel_of(weight: Any, model: Any, trained: Trained) -> TrainedKernel | Non
             else [False]
         )
         if not np.all(fits):
+            continue
+        if kernel.bits > EIGHT:
+            if kernel.size == integers.size:
+                return kernel
             continue
         real = integers.astype(np.float64) * _shaped(chosen, weight)
         if chosen.size > 1:
@@ -120,9 +133,5 @@ def _rewrite_bias(bias: Any, model: Any, before: Array, kernel: TrainedKernel) -
 
 def _pack(weight: Any, model: Any, int4: int) -> None:
     """Two values to a byte, the first in the lower half."""
-    integers = _integers(weight, model).ravel()
-    if np.abs(integers).max(initial=0) > INT4_TOP:
-        raise ToolError("a kernel that was trained for more than 4 bits does not fit into 4")
-    halves = np.append(integers, np.zeros(integers.size % 2, np.int8)).view(np.uint8) & 0x0F
-    model.buffers[weight.buffer].data = halves[0::2] | (halves[1::2] << 4)
+    model.buffers[weight.buffer].data = np.frombuffer(packed_bytes(_integers(weight, model), FOUR), np.uint8)
     weight.type = int4

@@ -91,10 +91,12 @@ class Fit(Protocol):
 
 @dataclass(slots=True)
 class Context:
-    """What a step is given. `data` is None when no step of the chain needs any and none were given. `base()` loads the model as it was
+    """What a step is given. `data` is None when the data hold no labelled training rows; `calibration` are then still the rows to
+    calibrate by, None when there are none either. `base()` loads the model as it was
     before the first step (the default teacher), frozen. `folder` belongs to this step alone, is empty at first, and outlives a kill:
     checkpoints and plots go there (files in its `keep` folder are shipped beside the variant). `seed` is the step's own. `preserve`:
-    of ZEROS and CLUSTERS. `earlier`: names of the steps before. `say(text)`: progress, one line."""
+    of ZEROS and CLUSTERS. `earlier`: names of the steps before. `say(text)`: progress, one line. `unrounded()` loads the model as it
+    was before the first step that rounds it (`converters.step_rules.ROUNDING`), None when no step before has."""
 
     data: TrainingData | None
     fit: Fit
@@ -104,6 +106,8 @@ class Context:
     preserve: frozenset[str] = frozenset()
     earlier: tuple[str, ...] = ()
     say: Callable[[str], None] = print
+    calibration: Rows | None = None
+    unrounded: Callable[[], Any] | None = None
 
     def needs_data(self, what: str) -> TrainingData:
         """The data. Raises ToolError when there are none."""
@@ -112,9 +116,24 @@ class Context:
         if self.data is None:
             raise ToolError(
                 f"{what} needs labelled training rows, and the data hold none",
-                remedy="add x_train and y_train to the data, or give the step epochs=0 where it can do without",
+                remedy="put rows of their own into x_train and y_train (rows of x and x_test only test; images: a folder train beside "
+                "test), or give the step epochs=0 where it can do without",
             )
         return self.data
+
+    def needs_calibration(self, what: str) -> Rows:
+        """The calibration rows; their labels may be None. Raises ToolError when there are none."""
+        from converters.errors import ToolError
+
+        rows = self.calibration
+        if rows is None and self.data is not None:
+            rows = self.data.calibration
+        if rows is None or not rows.count:
+            raise ToolError(
+                f"{what} needs calibration rows, and the data hold none",
+                remedy="give data with x_train or calibration rows; labels are not needed",
+            )
+        return rows
 
 
 @dataclass(frozen=True, slots=True)

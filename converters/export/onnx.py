@@ -168,7 +168,8 @@ class OnnxToolchain:
         if trained is not None:
             model = self._copy()
             found = with_trained_scales(model, trained, signed=recipe.activations == "i8")
-            return model, [trained.note(found), *trained.storage_notes(WIDTHS, WIDTHS_WHY)]
+            notes = [trained.note(found), *trained.storage_notes(WIDTHS, WIDTHS_WHY)]
+            return model, [*notes, *trained.overflow_notes()]
         if not any(count_ops(self._prepared.model)[op] for op in _INT8_OPS):
             raise RefusedError("static int8 applies to convolutions and matrix products, and this model has none")
         ranges = {

@@ -87,7 +87,8 @@ class OpenvinoToolchain:
         trained = trained_kernels(self._source.facts)
         if trained is not None:
             found = with_trained_scales(model, trained)
-            return model, [trained.note(found), *trained.storage_notes(WIDTHS, WIDTHS_WHY)]
+            notes = [trained.note(found), *trained.storage_notes(WIDTHS, WIDTHS_WHY)]
+            return model, [*notes, *trained.overflow_notes()]
         feeds, _ = self._feeds()
         options = _static_options(recipe, model)
         quantized = with_words(

@@ -88,7 +88,7 @@ class Trained:
         return next((kernel for kernel in self.kernels if kernel.key == key), None)
 
     def note(self, found: int) -> str:
-        """A line for the variant: how many kernels have the scales of the training."""
+        """A line for the variant: how many kernels have the scales that the model came with."""
         bits = sorted({kernel.bits for kernel in self.kernels})
         weights = f"{bits[0]}-bit weights"
         if len(bits) > 1:
@@ -96,9 +96,15 @@ class Trained:
             mean = sum(kernel.bits * kernel.size for kernel in self.kernels) / max(size, 1)
             weights = f"weights of {bits[0]} to {bits[-1]} bits, {mean:.3g} in the mean"
         return (
-            f"{found} of {len(self.kernels)} kernels and the ranges of activations have the scales of the training "
-            f"({weights}); nothing was calibrated"
+            f"{found} of {len(self.kernels)} kernels and the ranges of activations have the scales that the steps before gave "
+            f"them ({weights}); nothing was calibrated again"
         )
+
+    def overflow_notes(self) -> list[str]:
+        """For engines that add products of 8-bit weights in 16 bits on some CPUs: a warning, where there are such weights."""
+        if all(kernel.bits < EIGHT for kernel in self.kernels):
+            return []
+        return ["8-bit weights saturate on x86 CPUs without VNNI, exact on ARM and with VNNI; weight_bits=7 fits all"]
 
     def storage_notes(self, widths: Sequence[int], why: str) -> list[str]:
         """What a format that has integers of these widths could not express of bits by layer, and `why`; nothing when it has them all."""
@@ -110,9 +116,7 @@ class Trained:
         narrower = [f"{n} of {bits} bits in {held}" for (bits, held), n in sorted(counts.items()) if held < bits]
         notes = [WIDE_NOTE.format(self.wide_ranges)] if self.wide_ranges else []
         notes += [f"kernels stored in more bits than they use: {', '.join(wider)}: {why}"] if wider else []
-        return notes + (
-            [f"kernels rounded further than was chosen: {', '.join(narrower)}: {why}"] if narrower else []
-        )
+        return notes + ([f"kernels rounded further than was chosen: {', '.join(narrower)}: {why}"] if narrower else [])
 
 
 def packed_bytes(integers: Array, bits: int) -> bytes:

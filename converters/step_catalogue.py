@@ -5,6 +5,7 @@ Read by `converters.steps`. Each entry names its module in `converters.compress`
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ _WORDS = {"true": True, "false": False, "yes": True, "no": False}
 class Parameter:
     """One parameter of a step. `kind`: float, int, str or bool. `low`, `high`: bounds that belong to the range themselves,
     unless `open_ended` (then neither does). `choices`: the words that a str may be. `required`: has no default.
+    `syntax`: a regular expression that a text must match, and the same in words. `is_long`: stands in names by a digest.
     `is_path`: names a file, whose content is a part of what the step does."""
 
     name: str
@@ -28,6 +30,8 @@ class Parameter:
     open_ended: bool = False
     choices: tuple[str, ...] = ()
     required: bool = False
+    syntax: tuple[str, str] | None = None
+    is_long: bool = False
     is_path: bool = False
 
     def checked(self, value: Any, step: str) -> Any:
@@ -38,6 +42,8 @@ class Parameter:
         if found is None or (self.choices and found not in self.choices):
             wanted = " or ".join(self.choices) if self.choices else _KINDS[self.kind]
             raise RecipeError(f"{step}: {self.name} is {value!r}, but must be {wanted}")
+        if found and self.syntax is not None and not re.fullmatch(self.syntax[0], str(found)):
+            raise RecipeError(f"{step}: {self.name} is {value!r}, but must be {self.syntax[1]}")
         if isinstance(found, int | float) and not isinstance(found, bool) and not self._within(found):
             brackets = "()" if self.open_ended else "[]"
             low, high = ("…" if bound is None else f"{bound:g}" for bound in (self.low, self.high))
@@ -96,6 +102,8 @@ _RATE = Parameter(
 )
 _TUNING = (_epochs(3), _RATE)
 
+_LAYER_RATIO = r"[^:/\s]+:(?:0?\.\d+|0\.?|\d+(?:\.\d+)?e-\d+)"
+
 STEPS: dict[str, StepInfo] = {
     info.name: info
     for info in (
@@ -127,6 +135,14 @@ STEPS: dict[str, StepInfo] = {
                 Parameter("blocks", bool, False, "also remove whole residual blocks"),
                 Parameter("iterations", int, 1, "prune and retrain in that many rounds", 1, 1_000),
                 Parameter("max_drop", float, None, "stop before the validation accuracy has dropped by more (0.01 is one point; one iteration then means five)", 0, 1, open_ended=True),
+                Parameter(
+                    "ratios",
+                    str,
+                    "",
+                    "share of the filters to remove of each layer, like conv1:0.3/conv2:0.5, instead of ratio; layers that are not named keep theirs",
+                    syntax=(f"{_LAYER_RATIO}(?:/{_LAYER_RATIO})*", "layers with shares below 1, like conv1:0.3/conv2:0.5"),
+                    is_long=True,
+                ),
                 *_TUNING,
             ),
         ),

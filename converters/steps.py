@@ -57,6 +57,8 @@ class Step:
         first = self.info.parameters[0].name if self.info.parameters else ""
         paths = {item.name for item in self.info.parameters if item.is_path}
         plain = {key: _plain(value, unique=key in paths) for key, value in self.parameters}
+        long = {item.name for item in self.info.parameters if item.is_long}
+        plain |= {key: _digest(value)[:8] for key, value in self.parameters if key in long}
         words = [text if key == first else f"{key}-{text}" for key, text in plain.items()]
         return "_".join([self.name, *words])
 
@@ -75,8 +77,11 @@ def _word(value: Any) -> str:
 def _plain(value: Any, *, unique: bool) -> str:
     """The value with other characters than letters, digits and dots as `-`; `unique`: and with a piece of its digest."""
     word = _word(value)
-    digest = f"-{hashlib.sha256(word.encode()).hexdigest()[:6]}" if unique else ""
-    return _MARK.sub("-", word).strip("-") + digest
+    return _MARK.sub("-", word).strip("-") + (f"-{_digest(value)[:6]}" if unique else "")
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(_word(value).encode()).hexdigest()
 
 
 def make_step(name: str, given: Mapping[str, Any] | None = None) -> Step:

@@ -97,6 +97,44 @@ def test_the_threshold_is_the_first_that_meets_the_goal() -> None:
     assert len(most.units) == structure.unit_count - 4
 
 
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_each_layer_loses_the_share_that_is_given_for_it(tmp_path, rounds: int) -> None:
+    model = wide()
+    structure = read_structure(read_graph(model))
+    names = [group.name for group in structure.groups]
+    shares = dict(zip(names, (0.5, 0.25, 0.0, 0.5), strict=True))
+    text = "/".join(f"{name}:{share}" for name, share in shares.items())
+    result = step(f"prune_structured(ratios={text}, epochs=0, iterations={rounds})", model, context(tmp_path, None))
+    # Of 40, 64, 12 and 16; wide layers by fours, the nearest number of them.
+    assert result.figures["filters"] == {names[0]: [40, 20], names[1]: [64, 48], names[3]: [16, 8]}
+    assert result.figures["ratios"] == shares
+    assert "ratio" not in result.figures
+    assert "why_less" not in result.figures
+
+
+def test_layers_that_lose_the_same_filters_have_one_ratio(tmp_path) -> None:
+    model = zoo.randomized(zoo.residual())
+    group = max(read_structure(read_graph(model)).groups, key=lambda each: len(each.layers))
+    one, other = list(group.layers)[:2]
+    before = len(group.units)
+    result = step(f"prune_structured(ratios={other}:0.5, epochs=0)", model, context(tmp_path, None))
+    assert result.figures["filters"][one] == result.figures["filters"][other] == [before, before // 2]
+    with pytest.raises(RefusedError, match="lose the same filters, so they have one ratio"):
+        step(f"prune_structured(ratios={one}:0.5/{other}:0.25, epochs=0)", model, context(tmp_path, None))
+
+
+def test_ratios_that_mean_nothing_are_refused(tmp_path) -> None:
+    model = wide()
+    first = read_structure(read_graph(model)).groups[0].name
+    for text, words in (
+        (f"ratios={first}x:0.5", f"did you mean '{first}'"),
+        (f"ratios={model.layers[-1].name}:0.5", "no filter of .* can be removed"),
+        (f"ratios={first}:0.5, blocks=true", "no share that whole blocks"),
+    ):
+        with pytest.raises((RefusedError, ToolError), match=words):
+            step(f"prune_structured({text}, epochs=0)", model, context(tmp_path, task()))
+
+
 @pytest.mark.parametrize("by", ["l1", "l2", "batch_norm", "taylor", "activation"])
 def test_a_filter_that_does_nothing_goes_first(tmp_path, by: str) -> None:
     model = zoo.randomized(network(), 4)

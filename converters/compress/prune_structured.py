@@ -1,7 +1,8 @@
 """The step `prune_structured`: removes filters, neurons and residual blocks from the graph, with everything that depends on them.
 
 One round measures importance, removes the least important units (and blocks, where asked for) until the round's share is gone, and trains.
-With several rounds the share grows geometrically; with `max_drop` the last model above the floor is what comes back. Every
+With several rounds the share grows geometrically; with `max_drop` the last model above the floor is what comes back. With `ratios`
+each group of layers loses the share of its filters that is given for it, and nothing else goes. Every
 removal is checked against the same network with zeros in place of what was removed. The parts: `graph` → `channels` →
 `groups` → `importance` → `removal` → `rebuild`, all in `converters.compress`.
 """
@@ -21,11 +22,13 @@ from converters.compress.context import Array, Context, History, Rows, StepResul
 from converters.compress.graph import read_graph
 from converters.compress.groups import Structure, read_structure
 from converters.compress.importance import unit_scores
+from converters.compress.norms import measured_again
 from converters.compress.objective import Predictor, every_layer, score
 from converters.compress.rebuild import rebuild
-from converters.compress.removal import MACS, choose, counted
+from converters.compress.removal import MACS, Removal, Scores, choose, choose_numbers, counted
 from converters.compress.sensitivity import plots, sensitivity, silenced
 from converters.errors import RefusedError, ToolError
+from converters.recipe import hint
 
 # With a floor and no number of rounds given, this many: one round alone would be all or nothing.
 ROUNDS_TO_A_FLOOR = 5
@@ -50,6 +53,7 @@ class Settings:
     max_drop: float | None = None
     epochs: int = 3
     learning_rate: float | None = None
+    ratios: str = ""
 
     @property
     def rounds(self) -> int:
@@ -73,6 +77,26 @@ def apply(model: Any, parameters: Mapping[str, Any], context: Context) -> StepRe
     return _Pruning(flat, settings, context).run()
 
 
+def ratios_of_groups(structure: Structure, text: str) -> dict[str, float]:
+    """`conv1:0.3/conv2:0.5` → group's name → share of its filters to remove. A group is named by any of the layers that make its
+    filters; one that is not named keeps all. Raises RefusedError for a layer of which none can be removed, and for two
+    shares of one group."""
+    found: dict[str, float] = {}
+    owners = {layer: group.name for group in structure.groups for layer in group.layers}
+    for word in text.split("/"):
+        layer, _, share = word.rpartition(":")
+        if layer not in owners:
+            why = structure.left_alone.get(layer)
+            raise RefusedError(
+                f"ratios: no filter of {layer!r} can be removed" + (f": {why}" if why else hint(layer, owners)),
+                remedy=f"there are {', '.join(owners)}"[:500],
+            )
+        if found.setdefault(owners[layer], float(share)) != float(share):
+            together = ", ".join(name for name, owner in owners.items() if owner == owners[layer])
+            raise RefusedError(f"ratios: {together} lose the same filters, so they have one ratio")
+    return found
+
+
 class _Pruning:
     """The rounds of one step. `_model` is the last model that may be given back."""
 
@@ -85,8 +109,15 @@ class _Pruning:
         if self._structure.unit_count == 0 and not blocks:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in self._structure.left_alone.items())
             raise RefusedError(f"no filter of this model can be removed: {reasons or 'it has none'}"[:500])
+        self._ratios = ratios_of_groups(self._structure, settings.ratios) if settings.ratios else {}
+        if self._ratios and settings.blocks:
+            raise RefusedError(
+                "ratios say what each layer loses, so there is no share that whole blocks could be a part of"
+            )
+        self._widths = {group.name: len(group.units) for group in self._structure.groups}
         self._rounds: list[dict[str, Any]] = []
         self._blocks_gone: list[str] = []
+        self._norms_measured = 0
 
     def run(self) -> StepResult:
         """All rounds, and the report."""
@@ -101,20 +132,21 @@ class _Pruning:
         left = counted(self._structure, settings.target)(_NOTHING)
         figures: dict[str, Any] = {
             "target": settings.target,
-            "ratio": settings.ratio,
+            **({"ratios": self._reached_ratios()} if self._ratios else {"ratio": settings.ratio}),
             "reached": round(1 - left / whole, 5),
             "parameters_before": before.parameters(_NOTHING),
             "parameters": self._structure.parameters(_NOTHING),
             "macs_before": before.macs(_NOTHING),
             "macs": self._structure.macs(_NOTHING),
             "score_before": first,
+            "norms_measured": self._norms_measured,
             "rounds": self._rounds,
             "filters": _filters(before, self._structure),
             "blocks_removed": self._blocks_gone,
             "normalized_otherwise": list(before.renormalised),
             "sensitivity": table,
         }
-        if left > whole * (1 - settings.ratio):
+        if not self._ratios and left > whole * (1 - settings.ratio):
             stopped = any(not each["kept"] for each in self._rounds)
             figures["why_less"] = (
                 "the next round crossed the floor" if stopped else "nothing more may go: every layer keeps a filter"
@@ -143,7 +175,7 @@ class _Pruning:
         began = time.monotonic()
         model, structure, blocks = self._without_blocks(goal)
         scores = unit_scores(model, structure, settings.by, context)
-        removal = choose(structure, scores, goal, target=settings.target, scope=settings.scope)
+        removal = self._removal(structure, scores, number, goal)
         if not blocks and not len(removal.units):
             return True
         pruned = rebuild(structure.graph, structure.cuts(removal.units))
@@ -156,7 +188,8 @@ class _Pruning:
             history = context.fit(
                 pruned, context, epochs=settings.epochs, learning_rate=settings.learning_rate, label=f"round{number}"
             )
-        after = self._score(pruned) if history else before_training
+        self._norms_measured = 0 if history else measured_again(pruned, context)
+        after = self._score(pruned) if history or self._norms_measured else before_training
         crossed = self._crosses(first, after)
         left = read_structure(read_graph(pruned))
         self._rounds.append(
@@ -181,6 +214,22 @@ class _Pruning:
             self._model, self._structure = pruned, left
             self._blocks_gone += blocks
         return not crossed and removal.reached
+
+    def _removal(self, structure: Structure, scores: Scores, number: int, goal: float) -> Removal:
+        """What goes in this round: down to the goal, or of each group the part of its ratio that is due."""
+        settings = self._settings
+        if not self._ratios:
+            return choose(structure, scores, goal, target=settings.target, scope=settings.scope)
+        wanted: dict[str, float] = {}
+        for group in structure.groups:
+            stays = (1 - self._ratios.get(group.name, 0.0)) ** (number / settings.rounds)
+            wanted[group.name] = len(group.units) - self._widths[group.name] * stays
+        return choose_numbers(structure, scores, wanted, target=settings.target)
+
+    def _reached_ratios(self) -> dict[str, float]:
+        """Of each group that a ratio was given for: the share of its filters that is gone."""
+        left = {group.name: len(group.units) for group in self._structure.groups}
+        return {name: round(1 - left.get(name, 0) / self._widths[name], 5) for name in self._ratios}
 
     def _crosses(self, first: float | None, now: float | None) -> bool:
         """Whether the floor lies above this score; equal is still on it."""

@@ -5,7 +5,7 @@ Between `converters.compress.importance` and `converters.compress.rebuild`. Pure
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,6 +78,24 @@ def choose(structure: Structure, scores: Scores, goal: float, *, target: str, sc
     return Removal(units, left, left <= goal)
 
 
+def choose_numbers(structure: Structure, scores: Scores, wanted: Mapping[str, float], *, target: str) -> Removal:
+    """The least important units of each group, `wanted` (by the group's name) of them, or the nearest number that leaves its layers whole
+    vectors and at least one filter. Groups that are not named stay. `scores`: float64 [units], higher matters more."""
+    count = counted(structure, target)
+    whole = count(np.empty(0, np.int64))
+    chosen = [np.empty(0, np.int64)]
+    for group in structure.groups:
+        taken = 0
+        for piece in _ordered_pieces(group, scores, count, whole)[0]:
+            # Half of a piece more or less is as near.
+            if taken + len(piece) / 2 > wanted.get(group.name, 0.0):
+                break
+            chosen.append(piece)
+            taken += len(piece)
+    units = np.concatenate(chosen)
+    return Removal(units, count(units), reached=True)
+
+
 def _given_back(pieces: list[Ids], count: Callable[[Ids], int], goal: float) -> list[Ids]:
     """Without the most important pieces that the goal is met without: one large piece may be worth several small ones."""
     kept = list(pieces)
@@ -93,17 +111,22 @@ def sequence(structure: Structure, scores: Scores, scope: str, count: Callable[[
     whole = count(np.empty(0, np.int64))
     keyed: list[tuple[bool, float, int, Ids]] = []
     for group in structure.groups:
-        order = group.units[np.argsort(scores[group.units], kind="stable")]
-        small = len(order) >= EIGHTS_FROM and whole - count(order[:8]) <= SMALL_SHARE * whole
-        pieces, spared = _pieces(group, order, 8 if small else 4 if len(order) >= FOURS_FROM else 1)
+        pieces, spared = _ordered_pieces(group, scores, count, whole)
         taken, highest = 0, -np.inf
         for piece in pieces:
             taken += len(piece)
             # A piece never goes before a less important one of its group.
             highest = max(highest, float(scores[piece].mean()))
-            key = taken / len(order) if scope == LAYER else highest
+            key = taken / len(group.units) if scope == LAYER else highest
             keyed.append((taken > spared, key, len(keyed), piece))
     return [piece for *_, piece in sorted(keyed, key=lambda item: item[:3])]
+
+
+def _ordered_pieces(group: Group, scores: Scores, count: Callable[[Ids], int], whole: int) -> tuple[list[Ids], int]:
+    """See `_pieces`: with the least important unit first, and by as many at once as the group's width allows."""
+    order = group.units[np.argsort(scores[group.units], kind="stable")]
+    small = len(order) >= EIGHTS_FROM and whole - count(order[:8]) <= SMALL_SHARE * whole
+    return _pieces(group, order, 8 if small else 4 if len(order) >= FOURS_FROM else 1)
 
 
 def _pieces(group: Group, order: Ids, stride: int) -> tuple[list[Ids], int]:

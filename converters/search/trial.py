@@ -37,12 +37,17 @@ class Constraint:
     relation: Literal["<=", ">="]
     bound: float
 
-    def violation(self, metrics: Mapping[str, float | None]) -> float | None:
-        """By how much the bound is missed, 0.0 where it is kept; None where the metric was not measured."""
+    def excess(self, metrics: Mapping[str, float | None]) -> float | None:
+        """How far the metric lies beyond the bound, negative where it keeps it; None where it was not measured."""
         value = metrics.get(self.metric)
         if value is None:
             return None
-        return max(0.0, value - self.bound if self.relation == "<=" else self.bound - value)
+        return value - self.bound if self.relation == "<=" else self.bound - value
+
+    def violation(self, metrics: Mapping[str, float | None]) -> float | None:
+        """By how much the bound is missed, 0.0 where it is kept; None where the metric was not measured."""
+        excess = self.excess(metrics)
+        return None if excess is None else max(0.0, excess)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +63,15 @@ class Candidate:
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What came of evaluating a candidate. `metrics`: by name, None where not measured (then `reasons` says why).
-    `intervals`: 95 % interval of a metric, where there is one. `error`: of a failed one, the tool's own words."""
+    `intervals`: 95 % interval of a metric, where there is one. `error`: of a failed one, the tool's own words. `variant`: the
+    name of the variant that was made, for the trial to be found among the variants by."""
 
     state: State
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     reasons: Mapping[str, str] = field(default_factory=dict)
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     error: str | None = None
+    variant: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

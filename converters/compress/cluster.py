@@ -17,12 +17,14 @@ import numpy as np
 from converters.compress.context import CLUSTERS, ZEROS, Array, Context, History, StepResult
 from converters.compress.kernels import Kernel, find
 from converters.compress.kmeans import kmeans, nearest
+from converters.compress.norms import measured_again
 from converters.compress.preserve import zeros
 from converters.errors import RefusedError
 
 
 def apply(model: Any, parameters: Mapping[str, Any], context: Context) -> StepResult:
-    """Cluster the kernels and tables of `model` in place, then train for `epochs` with the sharing kept.
+    """Cluster the kernels and tables of `model` in place, then train for `epochs` with the sharing kept; without epochs, measure
+    its batch norms again (`converters.compress.norms`).
 
     A tensor gets at most `clusters` distinct values, the zero among them where `keep_zeros` holds zeros of an earlier pruning
     apart; and at most half as many as it has weights that are not such zeros: fewer than two weights to a value share nothing.
@@ -51,6 +53,7 @@ def apply(model: Any, parameters: Mapping[str, Any], context: Context) -> StepRe
     figures = _figures(model, treated) | {
         "relative_squared_error": squared_error / squares,
         "keeps_zeros": kept_zeros,
+        "norms_measured": 0 if history else measured_again(model, context),
         "epochs": history.epochs if history else 0,
         "training_seconds": history.seconds if history else 0.0,
         "validation_scores": list(history.scores) if history else [],

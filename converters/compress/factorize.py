@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from converters.compress import decompose, decompose_cp, factor_layers, ranks, rewrite
+from converters.compress import decompose, decompose_cp, factor_layers, norms, ranks, rewrite
 from converters.compress.context import Context, StepResult
 from converters.compress.decompose import CP, Array
 from converters.compress.ranks import Choice, Options, Site
@@ -34,7 +34,7 @@ class Found:
 
 
 def apply(model: Any, parameters: Mapping[str, Any], context: Context) -> StepResult:
-    """Factorize the Keras model and train it for `epochs`. Raises RefusedError when not a single layer would gain."""
+    """Factorize the Keras model and train it for `epochs`; without any, measure its batch norms again. Raises RefusedError when not a single layer would gain."""
     if parameters["energy"] is not None and parameters["rank"] is not None:
         raise RecipeError("factorize: energy and rank exclude each other", remedy="give one of them")
     layers, left_alone = _candidates(model, parameters["method"])
@@ -65,6 +65,7 @@ def apply(model: Any, parameters: Mapping[str, Any], context: Context) -> StepRe
             "validation_score": max(history.scores, default=None),
             "seconds": history.seconds,
         }
+    figures["norms_measured"] = 0 if parameters["epochs"] else norms.measured_again(smaller, context)
     return StepResult(smaller, figures, context.preserve, left_alone)
 
 

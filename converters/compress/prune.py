@@ -18,9 +18,10 @@ import numpy as np
 
 from converters.compress.context import CLUSTERS, ZEROS, Array, Context, History, StepResult
 from converters.compress.kernels import Kernel, find
+from converters.compress.norms import measured_again
 from converters.errors import RecipeError, RefusedError
 
-GLOBAL, POLYNOMIAL = "global", "polynomial"
+ADAPTIVE, GLOBAL, POLYNOMIAL = "adaptive", "global", "polynomial"
 # Of the epochs, the first half grows the zeros; there the growing ends after this share of the steps.
 RAMP_SHARE = 0.75
 RAMP_UPDATES = 100
@@ -31,10 +32,11 @@ _TABLE = "a table is looked up, not multiplied: pruning leaves it alone"
 def apply(model: Any, parameters: Mapping[str, Any], context: Context) -> StepResult:
     """Prune the kernels of `model` in place, then train for `epochs` with the zeros kept.
 
-    `sparsity` is reached exactly, to the weight, over all kernels (scope global) or in each (scope layer), except that each
+    `sparsity` is reached exactly, to the weight, over all kernels (scopes adaptive and global) or in each (scope layer), except that each
     kernel keeps its largest weight, so that no layer is cut off. With a `pattern` N:M, N of M neighbours along the inputs stay,
     and `sparsity`, `scope` and `schedule` mean nothing; a kernel whose inputs do not come in multiples of M is left alone. The growing
-    schedule needs training: without epochs, or where shared values are to be kept too, all is pruned at once.
+    schedule needs training: without epochs, or where shared values are to be kept too, all is pruned at once. Without epochs
+    the batch norms are measured again (`converters.compress.norms`).
     Raises RecipeError for a pattern that is none, RefusedError when no layer can be pruned, ToolError from training.
     """
     pattern = parse_pattern(parameters["pattern"])
@@ -61,6 +63,7 @@ def apply(model: Any, parameters: Mapping[str, Any], context: Context) -> StepRe
     figures = _figures(model, kernels) | {
         "pattern": parameters["pattern"] or None,
         "schedule": POLYNOMIAL if grows else "constant",
+        "norms_measured": 0 if histories else measured_again(model, context),
         "epochs": sum(history.epochs for history in histories),
         "training_seconds": sum(history.seconds for history in histories),
         "validation_scores": [score for history in histories for score in history.scores],
@@ -82,27 +85,48 @@ def magnitude_masks(values: Sequence[Array], sparsity: float, scope: str) -> lis
     """Which weights to prune: one bool mask per array of `values`, true where the weight becomes zero.
 
     The smallest magnitudes go; of equal ones, the first. What is zero already counts among them and stays so. Every array keeps its
-    largest weight. `scope`: "global" ranks all arrays together, anything else each by itself.
+    largest weight. `scope`: "adaptive" ranks all arrays together by `adaptive_scores`, "global" by magnitude, "layer" each
+    array by itself.
     """
-    if scope != GLOBAL:
-        return [_smallest([array], sparsity)[0] for array in values]
-    return _smallest(values, sparsity)
-
-
-def _smallest(values: Sequence[Array], sparsity: float) -> list[Array]:
     magnitudes = [np.abs(array.reshape(-1).astype(np.float32)) for array in values]
-    for magnitude in magnitudes:
-        magnitude[int(np.argmax(magnitude))] = np.inf
-    every = np.concatenate(magnitudes)
+    if scope == ADAPTIVE:
+        found = _smallest([adaptive_scores(magnitude) for magnitude in magnitudes], sparsity)
+    elif scope == GLOBAL:
+        found = _smallest(magnitudes, sparsity)
+    else:
+        found = [_smallest([magnitude], sparsity)[0] for magnitude in magnitudes]
+    return [mask.reshape(array.shape) for mask, array in zip(found, values, strict=True)]
+
+
+def adaptive_scores(magnitudes: Array) -> Array:
+    """Each magnitude's square as a share of the squares of all that are no smaller, float64 [n], for `magnitudes` float [n].
+
+    Layer-adaptive magnitude pruning (LAMP: Lee et al., arXiv:2010.07611). Raw magnitudes of different layers say little of each other: a
+    batch norm behind a layer undoes any scale of it. So a global ranking can empty a layer of few, small weights, a
+    depthwise convolution above all.
+    """
+    order = np.argsort(magnitudes, kind="stable")
+    squares = magnitudes[order].astype(np.float64) ** 2
+    at_least = np.cumsum(squares[::-1])[::-1]
+    scores = np.empty(len(magnitudes))
+    scores[order] = np.divide(squares, at_least, out=np.zeros_like(squares), where=at_least > 0)
+    return scores
+
+
+def _smallest(scores: Sequence[Array], sparsity: float) -> list[Array]:
+    """For scores [n] per array, bool [n]: true for that share of all with the least; the greatest of each array is never among them."""
+    scores = [array.copy() for array in scores]
+    for array in scores:
+        array[int(np.argmax(array))] = np.inf
+    every = np.concatenate(scores)
     wanted = max(round(sparsity * len(every)), int(np.count_nonzero(every == 0)))
-    count = min(wanted, len(every) - len(values))
+    count = min(wanted, len(every) - len(scores))
     if count <= 0:
-        return [np.zeros(array.shape, bool) for array in values]
+        return [np.zeros(array.shape, bool) for array in scores]
     threshold = np.partition(every, count - 1)[count - 1]
     pruned = every < threshold
     pruned[np.flatnonzero(every == threshold)[: count - int(np.count_nonzero(pruned))]] = True
-    cuts = np.cumsum([array.size for array in values])[:-1]
-    return [part.reshape(array.shape) for part, array in zip(np.split(pruned, cuts), values, strict=True)]
+    return np.split(pruned, np.cumsum([array.size for array in scores])[:-1])
 
 
 def pattern_mask(values: Array, input_axes: Sequence[int], keep: int, of: int) -> Array:

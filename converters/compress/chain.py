@@ -28,7 +28,7 @@ from converters.steps import Step, make_step
 from converters.transfer import read_dataset
 from converters.variant import TensorSpec
 
-_METRICS = {"classification": "accuracy", "regression": "minus_mean_squared_error"}
+METRICS = {"classification": "accuracy", "regression": "minus_mean_squared_error"}
 NO_ROWS = "the data hold no labelled training rows to validate by"
 
 
@@ -37,7 +37,7 @@ class StepJob:
     """What the worker is told. Paths are absolute.
 
     `base`: the base model's file. `paths`: where the files lie that the step's parameters name. `before`: folder of the step before, None for the first. `earlier`: names of the steps
-    before. `folder`: of this step; results are written there, its `work` folder outlives a kill. `data`: a folder of
+    before. `unrounded`: the model's file before the first step that rounds, None when none has. `folder`: of this step; results are written there, its `work` folder outlives a kill. `data`: a folder of
     `converters.transfer`. `function`: the user's own training function, `file.py:name`. `policy`: Keras's dtype policy
     for training.
     """
@@ -52,6 +52,7 @@ class StepJob:
     data: str | None = None
     function: str | None = None
     policy: str | None = None
+    unrounded: str | None = None
 
 
 def run_step(request: Mapping[str, Any], say: Callable[[str], None]) -> None:
@@ -59,6 +60,38 @@ def run_step(request: Mapping[str, Any], say: Callable[[str], None]) -> None:
     job = StepJob(**request)
     given = {key: value for key, value in job.step.items() if key != "step"}
     _Running(job, make_step(job.step["step"], given), say).run()
+
+
+def training_data(
+    stored: Dataset | None, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+) -> TrainingData | None:
+    """The rows under the model's names, in the order of its inputs; None without training rows. Raises DatasetError."""
+    if stored is None or stored.training is None:
+        return None
+    matched = stored.matched_to(inputs)
+    check_labels(matched, outputs)
+    training = matched.training
+    assert training is not None  # noqa: S101  it was there before
+    names = [spec.name for spec in inputs]
+
+    def rows(arrays: Mapping[str, Any], labels: Any) -> Rows:
+        return Rows(tuple(arrays[name] for name in names), labels)
+
+    return TrainingData(
+        train=rows(training.inputs, training.labels),
+        validation=rows(training.validation, training.validation_labels),
+        calibration=rows(matched.calibration, matched.calibration_labels),
+        task=matched.task,
+        sha256=training.sha256,
+    )
+
+
+def calibration_rows(stored: Dataset | None, inputs: tuple[TensorSpec, ...]) -> Rows | None:
+    """The rows to calibrate by, likewise; None when there are none. They may have no labels."""
+    if stored is None or not stored.calibration_rows:
+        return None
+    matched = stored.matched_to(inputs)
+    return Rows(tuple(matched.calibration[spec.name] for spec in inputs), matched.calibration_labels)
 
 
 class _Running:
@@ -85,7 +118,7 @@ class _Running:
         data = self._data(inputs, outputs)
         model = base if self._job.before is None else load_step_model(Path(self._job.before) / MODEL)
         before = self._score(model, data) if self._before is None else self._before.score_after
-        context = self._context(data)
+        context = self._context(data, calibration_rows(self._stored(), inputs))
         started = time.monotonic()
         result = self._apply(model, context)
         seconds = time.monotonic() - started
@@ -102,7 +135,7 @@ class _Running:
             figures=plain(dict(result.figures)),
             left_alone={str(name): str(why) for name, why in result.left_alone.items()},
             seconds=seconds,
-            metric=None if after is None or data is None else _METRICS[data.task],
+            metric=None if after is None or data is None else METRICS[data.task],
             score_before=before,
             score_after=after,
             score_missing=NO_ROWS if after is None else None,
@@ -128,33 +161,18 @@ class _Running:
         return {} if stored is None else {name: x.shape[1:] for name, x in stored.inputs.items()}
 
     def _data(self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> TrainingData | None:
-        """The rows under the model's names, in the order of its inputs; None without training rows."""
-        stored = self._stored()
-        if stored is None or stored.training is None:
-            return None
-        matched = stored.matched_to(inputs)
-        check_labels(matched, outputs)
-        training = matched.training
-        assert training is not None  # noqa: S101  it was there before
-        names = [spec.name for spec in inputs]
-
-        def rows(arrays: Mapping[str, Any], labels: Any) -> Rows:
-            return Rows(tuple(arrays[name] for name in names), labels)
-
-        return TrainingData(
-            train=rows(training.inputs, training.labels),
-            validation=rows(training.validation, training.validation_labels),
-            calibration=rows(matched.calibration, matched.calibration_labels),
-            task=matched.task,
-            sha256=training.sha256,
-        )
+        return training_data(self._stored(), inputs, outputs)
 
     def _score(self, model: Any, data: TrainingData | None) -> float | None:
         from converters.compress.objective import score
 
         return None if data is None else float(score(model, data.validation, data.task))
 
-    def _context(self, data: TrainingData | None) -> Context:
+    def _unrounded(self) -> Any:
+        path = self._job.unrounded
+        return self._load_base() if path is None or path == self._job.base else load_step_model(Path(path))
+
+    def _context(self, data: TrainingData | None, calibration: Rows | None) -> Context:
         def base() -> Any:
             model = self._load_base()
             model.trainable = False
@@ -171,6 +189,8 @@ class _Running:
             preserve=frozenset() if self._before is None else frozenset(self._before.preserve),
             earlier=self._job.earlier,
             say=self._say,
+            calibration=calibration,
+            unrounded=None if self._job.unrounded is None else self._unrounded,
         )
 
     def _fit(self) -> Fit:
@@ -201,12 +221,13 @@ class _Running:
     def _check(self, base: Any, model: Any) -> None:
         """A step may change everything but what goes in and comes out. Raises ToolError."""
         for what, old, new in (("inputs", base.inputs, model.inputs), ("outputs", base.outputs, model.outputs)):
-            shapes = [[(tuple(tensor.shape), str(tensor.dtype)) for tensor in tensors] for tensors in (old, new)]
+            shapes = [[(tuple(tensor.shape), _kind(tensor.dtype)) for tensor in tensors] for tensors in (old, new)]
             if shapes[0] != shapes[1]:
                 raise ToolError(f"{self._step.name} changed the model's {what} from {shapes[0]} to {shapes[1]}")
         for variable in model.variables:
+            # numpy counts bfloat16 among the kinds it does not know.
             values = np.asarray(variable.value)
-            if values.dtype.kind == "f" and not np.isfinite(values).all():
+            if _kind(variable.dtype) == "float" and not np.isfinite(values.astype(np.float32)).all():
                 raise ToolError(
                     f"{self._step.text}: the weights {variable.path} are NaN or infinite afterwards",
                     remedy="train with a smaller learning_rate",
@@ -222,3 +243,8 @@ class _Running:
             if Path(name).name != name or not source.is_file():
                 raise ToolError(f"{self._step.name} ships {name!r}, which is no file in its {KEEP} folder")
             shutil.copyfile(source, target / name)
+
+
+def _kind(dtype: str) -> str:
+    """A dtype, with all real numbers as one: in which precision a model computes is a step's to change."""
+    return "float" if "float" in dtype else dtype

@@ -55,7 +55,7 @@ class Step:
     def slug(self) -> str:
         """Fit for a file name, and different for steps that differ: `prune_0.5_scope-layer`."""
         first = self.info.parameters[0].name if self.info.parameters else ""
-        paths = {item.name for item in self.info.parameters if item.is_path}
+        paths = {item.name for item in self.info.parameters if item.names_file(self.values[item.name])}
         plain = {key: _plain(value, unique=key in paths) for key, value in self.parameters}
         long = {item.name for item in self.info.parameters if item.is_long}
         plain |= {key: _digest(value)[:8] for key, value in self.parameters if key in long}

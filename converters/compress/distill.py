@@ -1,9 +1,9 @@
 """The step `distill`: trains a model, or a smaller student, to answer as the base does.
 
 Soft labels with a temperature beside the hard ones: Hinton et al., arXiv:1503.02531. What may be learnt from the inside of the teacher is in
-`converters.compress.features`, narrower students are made by `converters.compress.width`. The teacher is the model as it was
-before the first step; the student is what the earlier steps left (pruned, factorized, quantization-aware …) unless `width` or
-`student` names another. Loss: alpha · T² · KL(teacher ‖ student, both softened by T) + (1 − alpha) · (the labels' own loss).
+`converters.compress.features`, narrower students are made by `converters.compress.width`, compact networks by `converters.networks`.
+The teacher is the model as it was before the first step; the student is what the earlier steps left (pruned, factorized,
+quantization-aware …) unless `width` or `student` names another. Loss: alpha · T² · KL(teacher ‖ student, both softened by T) + (1 − alpha) · (the labels' own loss).
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from converters.compress.context import Context, Rows, StepResult, TrainingData
 from converters.compress.features import SOFT, Matched
 from converters.compress.width import at_width
 from converters.errors import RecipeError, RefusedError
+from converters.networks.catalogue import NETWORKS
+from converters.networks.student import student_for
 
 # A student that begins anew has further to go than one that was trained before.
 FRESH_LEARNING_RATE = 3e-3
@@ -32,7 +34,7 @@ def apply(model: Any, parameters: Mapping[str, Any], context: Context) -> StepRe
     """Train the student of the Keras `model`. Raises RecipeError, RefusedError where student and teacher do not fit."""
     data = context.needs_data("distill")
     teacher = context.base()
-    student, fresh = _student(model, parameters, context)
+    student, fresh = _student(model, teacher, parameters, context)
     _check_fit(teacher, student)
     if fresh:
         # What earlier steps made of the weights is not in this student.
@@ -53,7 +55,7 @@ def apply(model: Any, parameters: Mapping[str, Any], context: Context) -> StepRe
     )
     score = None if data.validation.labels is None else objective.score(teacher, data.validation, data.task)
     figures = {
-        "student": "width" if parameters["width"] else "file" if parameters["student"] else "model",
+        "student": _source(parameters),
         "parameters": [int(teacher.count_params()), int(student.count_params())],
         "features": [list(resolution) for resolution in inside.resolutions] if inside else [],
         "teacher_validation_score": score,
@@ -65,21 +67,38 @@ def apply(model: Any, parameters: Mapping[str, Any], context: Context) -> StepRe
     return StepResult(student, figures, context.preserve)
 
 
-def _student(model: Any, parameters: Mapping[str, Any], context: Context) -> tuple[Any, bool]:
+def _student(model: Any, teacher: Any, parameters: Mapping[str, Any], context: Context) -> tuple[Any, bool]:
     """The model to train, and whether its weights are begun anew."""
-    if parameters["width"] and parameters["student"]:
+    named = parameters["student"]
+    if named in NETWORKS:
+        kind = kind_of(teacher, 0, context.needs_data("distill"))
+        activation = kind if kind in (SOFTMAX, SIGMOID) else None
+        scales = (parameters["width"] or 1.0, parameters["resolution"] or 1.0)
+        return student_for(teacher, named, *scales, context.seed, activation), True
+    if parameters["resolution"]:
+        raise RecipeError(
+            "distill: resolution belongs to a student of the catalogue", remedy="for example student=mobilenet_v2"
+        )
+    if parameters["width"] and named:
         raise RecipeError("distill: width and student exclude each other", remedy="give one of them")
     if parameters["width"]:
         return at_width(model, parameters["width"], context.seed), True
-    if not parameters["student"]:
+    if not named:
         return model, False
     from converters.export.keras_base import load_keras
 
-    path = Path(parameters["student"]).expanduser()
+    path = Path(named).expanduser()
     if not path.is_file():
         raise RecipeError(f"distill: there is no student {path}")
     # As safe as a base model: no code of the file's own runs.
     return load_keras(path), True
+
+
+def _source(parameters: Mapping[str, Any]) -> str:
+    """Where the student comes from, in a word."""
+    if parameters["student"]:
+        return str(parameters["student"]) if parameters["student"] in NETWORKS else "file"
+    return "width" if parameters["width"] else "model"
 
 
 def _check_fit(teacher: Any, student: Any) -> None:

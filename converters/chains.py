@@ -22,7 +22,16 @@ from converters.shelf import Shelf, versions_of
 from converters.steps import Step
 from converters.variant import sha256_file
 
-_CODE = ("compress/*.py", "steps.py", "step_catalogue.py", "transfer.py", "ledger*.py", "entropy_*.py", "huffman.py")
+_CODE = (
+    "compress/*.py",
+    "networks/*.py",
+    "steps.py",
+    "step_catalogue.py",
+    "transfer.py",
+    "ledger*.py",
+    "entropy_*.py",
+    "huffman.py",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +102,12 @@ def step_files(step: Step, folder: Path) -> dict[str, Path]:
     found = {}
     for item in step.info.parameters:
         value = step.values[item.name]
-        if item.is_path and value:
+        if item.names_file(value):
             path = folder / Path(value).expanduser()
             if not path.is_file():
-                raise RecipeError(f"{step.name}: {item.name} {value!r}: there is no file {path}")
+                raise RecipeError(
+                    f"{step.name}: {item.name} {value!r}: there is no file {path}",
+                    remedy=f"or give one of {', '.join(item.names)}" if item.names else None,
+                )
             found[item.name] = path.resolve()
     return found

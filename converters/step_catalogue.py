@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from converters.errors import RecipeError
+from converters.networks.catalogue import NETWORKS
 
 _WORDS = {"true": True, "false": False, "yes": True, "no": False}
 
@@ -19,7 +20,7 @@ class Parameter:
     """One parameter of a step. `kind`: float, int, str or bool. `low`, `high`: bounds that belong to the range themselves,
     unless `open_ended` (then neither does). `choices`: the words that a str may be. `required`: has no default.
     `syntax`: a regular expression that a text must match, and the same in words. `is_long`: stands in names by a digest.
-    `is_path`: names a file, whose content is a part of what the step does."""
+    `is_path`: names a file, whose content is a part of what the step does, unless it is one of the `names`."""
 
     name: str
     kind: type
@@ -33,6 +34,11 @@ class Parameter:
     syntax: tuple[str, str] | None = None
     is_long: bool = False
     is_path: bool = False
+    names: tuple[str, ...] = ()
+
+    def names_file(self, value: Any) -> bool:
+        """Whether `value` of this parameter is the path of a file."""
+        return self.is_path and bool(value) and value not in self.names
 
     def checked(self, value: Any, step: str) -> Any:
         """`value`, or what its text spells, as this parameter's kind. Raises RecipeError."""
@@ -182,7 +188,15 @@ STEPS: dict[str, StepInfo] = {
             "distill(width=0.75)",
             (
                 Parameter("width", float, None, "the student is the model with that share of its filters, begun anew", 0, 4, open_ended=True),
-                Parameter("student", str, "", "path of a student of your own (.keras), instead of width", is_path=True),
+                Parameter(
+                    "student",
+                    str,
+                    "",
+                    "a student of another kind: a network of `harness networks`, of which width is then the multiplier, or the path of your own (.keras)",
+                    is_path=True,
+                    names=tuple(NETWORKS),
+                ),
+                Parameter("resolution", float, None, "of a student of `harness networks`: multiplies the sides of its images", 0, 4, open_ended=True),
                 Parameter("temperature", float, 4.0, "softens both answers", 0, 100, open_ended=True),
                 Parameter("alpha", float, 0.7, "weight of the teacher's answers; the rest is the labels'", 0, 1),
                 Parameter("method", str, "soft", "what is learnt beside the answers", choices=("soft", "hints", "attention")),

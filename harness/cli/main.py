@@ -18,6 +18,7 @@ from harness.cli import (
     devices,
     doctor,
     explain,
+    networks,
     recipes,
     report,
     run,
@@ -56,6 +57,7 @@ def _options(
 app.command("demo")(demo.demo)
 app.command("convert")(convert.convert)
 app.command("recipes")(recipes.recipes)
+app.command("networks")(networks.networks)
 app.command("run")(run.run)
 app.command("bench")(bench.bench)
 app.command("table")(table.table)

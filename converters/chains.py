@@ -65,7 +65,9 @@ def chain_of(steps: Sequence[Step], request: ConversionRequest, base: BaseModel,
     address = _digest(
         {
             "base": base.sha256,
-            "rows": None if dataset is None or training is None else [training.sha256, dataset.calibration_sha256],
+            "rows": None
+            if dataset is None
+            else [None if training is None else training.sha256, dataset.calibration_sha256],
             "task": None if dataset is None else dataset.task,
             "shapes": None if dataset is None else {name: list(x.shape[1:]) for name, x in dataset.inputs.items()},
             "seed": request.seed,

@@ -24,6 +24,7 @@ from converters.crew import Crew
 from converters.errors import ConversionInputError, ToolError, describe_error
 from converters.jobs import ConversionRequest
 from converters.shelf import Shelf
+from converters.step_rules import ROUNDING
 from converters.transfer import write_dataset
 from converters.worker_process import WorkerLostError
 
@@ -206,6 +207,7 @@ class Compression:
             "step": step.to_dict(),
             "paths": paths,
             "before": str(folders[-1]) if folders else None,
+            "unrounded": self._unrounded(chain, position, folders),
             "earlier": [earlier.name for earlier in chain.steps[:position]],
             "folder": str(folder),
             "seed": step_seed(self._request.seed, position),
@@ -227,6 +229,13 @@ class Compression:
         if not answer["ok"]:
             shutil.rmtree(folder, ignore_errors=True)
         return answer
+
+    def _unrounded(self, chain: Chain, position: int, folders: Sequence[Path]) -> str | None:
+        """The model's file before the first of the steps before `position` that rounds; None when none does."""
+        first = next((i for i, step in enumerate(chain.steps[:position]) if step.name in ROUNDING), None)
+        if first is None:
+            return None
+        return str(folders[first - 1] / MODEL) if first else str(self._base.path.resolve())
 
     def _tell(self, text: str) -> None:
         self._say(f"{self._base.name}: {self._at}: {text}")

@@ -31,7 +31,7 @@ from converters.jobs import (
 )
 from converters.recipe import Recipe
 from converters.shelf import Shelf, versions_of
-from converters.step_rules import FACT_BASE_KIND, FACT_TRAINING_ROWS
+from converters.step_rules import FACT_BASE_KIND, FACT_CALIBRATION_ROWS, FACT_TRAINING_ROWS
 from converters.steps import Step
 from converters.support import FACT_CALIBRATION_LABELS, reason, toolchain_of
 
@@ -179,6 +179,7 @@ def _settle_early(request: ConversionRequest, base: BaseModel, book: _Book, work
     facts = {
         FACT_CALIBRATION_LABELS: dataset is not None and dataset.calibration_labels is not None,
         FACT_TRAINING_ROWS: dataset is not None and dataset.training is not None,
+        FACT_CALIBRATION_ROWS: dataset is not None and dataset.calibration_rows > 0,
         FACT_BASE_KIND: base.kind,
     }
     missing = {name: _missing(info.packages) for name, info in workshop.toolchains.items()}

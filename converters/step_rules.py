@@ -14,9 +14,18 @@ from converters.steps import Step
 # Facts about the base model and the data that refusals of chains depend on.
 FACT_BASE_KIND = "base_kind"  # "keras", "h5" or "saved_model"
 FACT_TRAINING_ROWS = "training_rows"  # whether the data hold labelled rows to train on
+FACT_CALIBRATION_ROWS = "calibration_rows"  # whether there are rows to calibrate by, labelled or not
+
+# Steps that leave a fake-quantised model, with the ranges and scales that go into every format.
+ROUNDING = ("qat", "calibrate", "adaround", "correct_bias")
+# Those that decide by themselves how many bits weights have, where no step before them has.
+BITS_DEFAULT = 8
 
 _ONCE = {
     "qat": "the rounding of integers is already in the training loop",
+    "calibrate": "the ranges are chosen already",
+    "adaround": "the rounding is learnt already",
+    "correct_bias": "the biases are corrected already",
     "entropy": "the file holds the weights as they are in the end",
 }
 _LAST = {"entropy": "it writes the weights as they are in the end"}
@@ -32,16 +41,42 @@ _NOT_AFTER: dict[tuple[str, str], str] = {
         ("fine_tune", "it trains without the rounding: put it before qat, or give qat more epochs"),
     )
 }
+_REFINING = ("calibrate", "adaround", "correct_bias")
+_NOT_AFTER |= {
+    (later, earlier): f"{what}, and {earlier} has fitted the model to its integers as it was"
+    for earlier in _REFINING
+    for later, what in (
+        ("prune_structured", "it removes tensors"),
+        ("factorize", "it splits layers into others"),
+        ("cluster", "it moves the weights"),
+        ("prune", "it moves the weights"),
+        ("distill", "it trains without the rounding"),
+        ("fine_tune", "it trains without the rounding"),
+        ("equalize", "it moves factors between layers"),
+        ("qat", "it finds ranges and rounding by training, from the float model"),
+    )
+}
+_NOT_AFTER |= {
+    ("equalize", "qat"): "it moves factors between layers, and the scales that qat has learnt belong to them as they were",
+    ("calibrate", "qat"): "the ranges that qat has trained would be lost",
+    ("adaround", "qat"): "qat has trained the weights with their rounding: another would undo that",
+    ("correct_bias", "qat"): "qat has trained the biases with the rounding of the weights, and there is no float model to compare with",
+    ("calibrate", "adaround"): "the weights are rounded for the ranges that they were learnt with: put calibrate before adaround",
+    ("calibrate", "correct_bias"): "the biases are corrected for the ranges that there were: put calibrate before correct_bias",
+    ("adaround", "correct_bias"): "the biases are corrected for the rounding that there was: put adaround before correct_bias",
+    ("equalize", "cluster"): "each channel gets a factor of its own, so that weights which share a value no longer would",
+    ("adaround", "cluster"): "each weight is rounded by itself, so that weights which share a value no longer would",
+}  # fmt: skip
 # Parameters with which a step reads training rows although it may not train: (step, parameter) -> values, None for any.
 _READS_ROWS: dict[tuple[str, str], tuple[Any, ...] | None] = {
     ("prune_structured", "by"): ("taylor", "activation"),
     ("prune_structured", "max_drop"): None,
 }
 _QAT_ACTIVATIONS = ("i8", "u8")
-_QAT_WANTS = (
-    "qat trains weights and activations for integer kernels: a static precision with 8-bit activations must follow it, "
-    "for example static_wi8_ai8"
-)
+_INTEGERS_WANTED = "a static precision with 8-bit activations must follow it, for example static_wi8_ai8"
+_QAT_WANTS = f"qat trains weights and activations for integer kernels: {_INTEGERS_WANTED}"
+_REFINING_WANTS = f"fits weights and activations to integer kernels: {_INTEGERS_WANTED}"
+_BITS_TWICE = "has the weights' bits from the step before it: give weight_bits there"
 _SAVED_MODEL = "steps work on the layers of a Keras model, and a SavedModel holds a graph without layers: give the .keras or .h5 file"
 
 
@@ -50,13 +85,22 @@ def refusals() -> list[tuple[str, str]]:
     lines = [(f"`{name}` twice", why) for name, why in _ONCE.items()]
     lines += [(f"`{name}` before another step", why) for name, why in _LAST.items()]
     lines += [(f"`{earlier} > {later}`", why) for (later, earlier), why in _NOT_AFTER.items()]
-    return [*lines, ("`qat` before any other precision", _QAT_WANTS), ("any step on a SavedModel", _SAVED_MODEL)]
+    lines += [("`qat` before any other precision", _QAT_WANTS)]
+    lines += [(f"`{name}` before any other precision", f"{name} {_REFINING_WANTS}") for name in _REFINING]
+    lines += [(f"`calibrate > {name}(weight_bits=…)`", f"{name} {_BITS_TWICE}") for name in _REFINING[1:]]
+    return [*lines, ("any step on a SavedModel", _SAVED_MODEL)]
 
 
 def trains(step: Step) -> bool:
     """Whether this step trains, with the parameters it has."""
     values = step.values
     return step.info.trains or any((values.get(name) or 0) > 0 for name in step.info.trains_if)
+
+
+def weight_bits(steps: Sequence[Step]) -> int | None:
+    """Bits of the weights of the fake-quantised model that these steps leave; None when they leave another."""
+    step = next((step for step in steps if step.name in ROUNDING), None)
+    return None if step is None else int(step.values["weight_bits"] or BITS_DEFAULT)
 
 
 def needs_rows(step: Step) -> bool:
@@ -80,8 +124,9 @@ def chain_reason(
         return None
     found = _order_reason(steps)
     integer = mode == "static" and activations in _QAT_ACTIVATIONS
-    if found is None and not integer and any(step.name == "qat" for step in steps):
-        found = _QAT_WANTS
+    rounding = next((step.name for step in steps if step.name in ROUNDING), None)
+    if found is None and not integer and rounding is not None:
+        found = _QAT_WANTS if rounding == "qat" else f"{rounding} {_REFINING_WANTS}"
     return found or _facts_reason(steps, facts or {})
 
 
@@ -93,6 +138,8 @@ def _order_reason(steps: Sequence[Step]) -> str | None:
         for before in earlier:
             if (step.name, before) in _NOT_AFTER:
                 return f"{step.name} cannot follow {before}: {_NOT_AFTER[step.name, before]}"
+        if step.name in _REFINING and step.values["weight_bits"] and set(earlier).intersection(_REFINING):
+            return f"{step.name} {_BITS_TWICE}"
         if step.name in _LAST and position + 1 < len(steps):
             return f"{step.name} must be the last step: {_LAST[step.name]}"
     return None
@@ -101,6 +148,12 @@ def _order_reason(steps: Sequence[Step]) -> str | None:
 def _facts_reason(steps: Sequence[Step], facts: Mapping[str, Any]) -> str | None:
     if facts.get(FACT_BASE_KIND) == "saved_model":
         return f"{steps[0].name}: {_SAVED_MODEL}"
+    if facts.get(FACT_CALIBRATION_ROWS) is False:
+        step = next((step for step in steps if step.name in _REFINING), None)
+        if step is not None:
+            return (
+                f"{step.text} fits the model to calibration rows, and there are none: give data, labels are not needed"
+            )
     if facts.get(FACT_TRAINING_ROWS) is False:
         step = next((step for step in steps if needs_rows(step)), None)
         if step is not None:

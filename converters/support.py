@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from converters.recipe import Recipe, make_recipe
-from converters.step_rules import chain_reason
+from converters.step_rules import ROUNDING, chain_reason, weight_bits
 
 # Facts about a base model and its data that refusals depend on (`Source.facts`).
 FACT_CONSTANT_MATMULS = "onnx_constant_matmuls"  # MatMul/Gemm with a constant weight in the fp32 ONNX file
@@ -90,7 +90,7 @@ SUPPORTED: tuple[Support, ...] = (
     ),
 )
 
-# What only a model can have that was trained for it, by the step qat: no converter makes it afterwards.
+# What only a model can have that was fitted to it, by the step qat or calibrate: no converter makes it afterwards.
 TRAINED: tuple[Support, ...] = (Support("tflite", "static", "i4", "i8", "tflite", {"io": ("float", "int")}),)
 
 # The reason why something is absent: the first entry whose every given field equals the recipe's speaks.
@@ -187,16 +187,17 @@ def _model_reason(recipe: Recipe, facts: Mapping[str, Any]) -> str | None:
 
 
 def _trained_bits(recipe: Recipe) -> int | None:
-    """Bits of the weights that a step of the chain trains for, or None."""
-    return next((int(step.values["weight_bits"]) for step in recipe.steps if step.name == "qat"), None)
+    """Bits of the weights that a step of the chain trains for, or fits them to, or None."""
+    return weight_bits(recipe.steps)
 
 
 def _trained_reason(recipe: Recipe, facts: Mapping[str, Any]) -> str | None:
     """What trained ranges do not allow, known from the model or from the chain that will make it."""
     trained = facts.get(FACT_TRAINED_RANGES)
     bits = trained["weight_bits"] if trained else _trained_bits(recipe)
+    maker = "calibrate" if any(step.name in ROUNDING and step.name != "qat" for step in recipe.steps) else "qat"
     if recipe.mode == "static" and recipe.weights == "i4" and bits is not None and bits > 4:  # noqa: PLR2004
-        return f"the weights are trained for {bits} bits, and 4 would undo that: use qat(weight_bits=4)"
+        return f"the weights are trained for {bits} bits, and 4 would undo that: use {maker}(weight_bits=4)"
     if not trained:
         return None
     if recipe.mode != "static" or recipe.activations not in ("i8", "u8"):
@@ -204,7 +205,7 @@ def _trained_reason(recipe: Recipe, facts: Mapping[str, Any]) -> str | None:
             "the model was trained for integer kernels with 8-bit activations: static_wi8_ai8 keeps what it has learnt"
         )
     if recipe.granularity == "per_tensor" and trained["granularity"] != "per_tensor":
-        return "the weights were trained with one scale per channel: use qat(granularity=per_tensor)"
+        return f"the weights were trained with one scale per channel: use {maker}(granularity=per_tensor)"
     if recipe.calibration != "minmax" or recipe.accuracy_control:
         return "the ranges are trained, so that nothing is calibrated or given back to float"
     return None

@@ -12,7 +12,7 @@ from converters.errors import RecipeError
 from converters.recipe import MAX_NAME_CHARS, matrix, parse_name, with_steps
 from converters.recipe_words import parse_recipes, recipe_from_dict
 from converters.step_catalogue import STEPS, Parameter
-from converters.step_rules import _NOT_AFTER, _READS_ROWS, chain_reason, needs_rows
+from converters.step_rules import _NOT_AFTER, _READS_ROWS, chain_reason, needs_rows, weight_bits
 from converters.steps import chain_slug, chain_text, make_step, parse_chain
 from converters.support import reason
 from converters.variant import FORMATS
@@ -160,6 +160,9 @@ def test_recipes_without_steps_are_what_they_were():
         ("entropy > prune(0.5)", {}, "entropy must be the last step"),
         ("entropy > entropy", {}, "entropy must be the last step"),
         ("qat > qat", {}, "qat stands twice"),
+        ("calibrate > calibrate(minmax)", {}, "calibrate stands twice"),
+        ("calibrate > adaround(4)", {}, "give weight_bits there"),
+        ("equalize > correct_bias", {"calibration_rows": False}, "correct_bias fits the model to calibration rows"),
     ],
 )
 def test_impossible_chains_have_their_reason(chain, facts, words):
@@ -191,3 +194,25 @@ def test_possible_chains_have_none():
     assert not needs_rows(make_step("entropy"))
     assert not needs_rows(make_step("prune", {"epochs": 0}))
     assert needs_rows(make_step("prune"))
+
+
+def test_refinement_fits_integers_and_needs_no_training_rows():
+    facts = {"base_kind": "keras", "training_rows": False, "calibration_rows": True}
+    for text in (
+        "equalize > calibrate(mse) > adaround > correct_bias",
+        "adaround(4)",
+        "prune(0.5, epochs=0) > calibrate",
+    ):
+        assert chain_reason(parse_chain(text), "static", "i8", facts) is None
+    assert chain_reason(parse_chain("equalize"), "float", "f32", {"calibration_rows": False}) is None
+    for name in ("calibrate", "adaround", "correct_bias"):
+        found = chain_reason(parse_chain(f"equalize > {name}"), "float", "f32", facts)
+        assert f"{name} fits weights and activations" in str(found)
+    assert keys("calibrate(weight_bits=4) > adaround > static_wi4_ai8 @ tflite") == [
+        "tflite:calibrate(mse, weight_bits=4)>adaround>static_wi4_ai8"
+    ]
+    assert keys("adaround(4) > static_wi4_ai8 @ tflite") == ["tflite:adaround(4)>static_wi4_ai8"]
+    (eight,) = parse_recipes("correct_bias > static_wi8_ai8 @ tflite")
+    assert weight_bits(eight.steps) == 8
+    (four,) = parse_recipes("correct_bias > static_wi4_ai8 @ tflite")
+    assert "use calibrate(weight_bits=4)" in str(reason(four))

@@ -16,6 +16,9 @@ FACT_BASE_KIND = "base_kind"  # "keras", "h5" or "saved_model"
 FACT_TRAINING_ROWS = "training_rows"  # whether the data hold labelled rows to train on
 FACT_CALIBRATION_ROWS = "calibration_rows"  # whether there are rows to calibrate by, labelled or not
 
+# What to do when there are none; rows of `x` are tested by, and a model must not have seen those.
+TRAINING_ROWS_WANTED = "rows of x and x_test only test, so put some of their own into x_train, y_train (images: a folder train)"
+
 # Steps that leave a fake-quantised model, with the ranges and scales that go into every format.
 ROUNDING = ("qat", "calibrate", "adaround", "correct_bias")
 # Those that decide by themselves how many bits weights have, where no step before them has.
@@ -159,7 +162,7 @@ def _facts_reason(steps: Sequence[Step], facts: Mapping[str, Any]) -> str | None
         if step is not None:
             doing = "trains" if trains(step) else "judges by training rows"
             without = f"; {step.name} trains nothing with epochs=0" if _can_do_without(step) else ""
-            return f"{step.text} {doing}, and the data hold no labelled training rows (x_train and y_train){without}"
+            return f"{step.text} {doing}, and the data hold no labelled training rows: {TRAINING_ROWS_WANTED}{without}"
     return None
 
 

@@ -75,7 +75,7 @@ def _watched(norms: list[Any]) -> Iterator[_Moments]:
 
         def call(inputs: Any, training: bool | None = None, mask: Any = None) -> Any:  # noqa: ARG001  Keras gives it
             outputs = inner(inputs, training=True, mask=mask)
-            found.append(tuple(np.asarray(v.value, np.float64) for v in (norm.moving_mean, norm.moving_variance)))
+            found.append((np.asarray(norm.moving_mean.value, float), np.asarray(norm.moving_variance.value, float)))
             return outputs
 
         return call

@@ -35,7 +35,7 @@ class ConversionRequest:
     `dataset` None: seeded random inputs serve for calibration and the numeric check. `cache` None: no cache. `jobs`: how
     many toolchains work at once. `timeout_s`: of one variant. `memory_limit_bytes`: resident, of one toolchain with its
     children. `name`: of the base in variant names (default: the file's stem). `train_timeout_s`: of one compression step.
-    `folder`: what relative paths in the parameters of steps are relative to.
+    `folder`: what relative paths in the parameters of steps are relative to. `ledger`: count what variants cost even without steps.
     """
 
     base: Path
@@ -51,11 +51,13 @@ class ConversionRequest:
     train_timeout_s: float = DEFAULT_TRAIN_TIMEOUT_S
     training: TrainingOptions = TrainingOptions()
     folder: Path = Path()
+    ledger: bool = False
 
     @property
     def counts(self) -> bool:
-        """Whether variants get a ledger: where compression steps are at work. To code all weights takes a second per million."""
-        return any(recipe.steps for recipe in self.recipes)
+        """Whether variants get a ledger: where compression steps are at work, or it is asked for. To code all weights takes a second per
+        million."""
+        return self.ledger or any(recipe.steps for recipe in self.recipes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,46 +6,19 @@ Knows no toolchain and no device; paths are resolved against the file's own fold
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from harness.errors import SpecError
-from harness.plan import BUDGET_RUNS, PRESETS, MeasurementProtocol
+from harness.experiment_parts import DurationNs, Points, ProtocolSpec, Seconds, Share, SizeBytes, Strict
 from harness.profiles import DeviceProfile, load_profile, profile_from_data
-from harness.scenario import problem
-from harness.units import parse_duration_ns, parse_points, parse_share, parse_size_bytes
+from harness.search_section import SearchSpec
 from harness.yamlfile import read_yaml, validate
 
 
-def _quantity(parse: Callable[[str], float]) -> BeforeValidator:
-    """Text with a unit is parsed; a plain number is taken as the base unit only where the parser allows it."""
-
-    def convert(value: Any) -> Any:
-        if value is None or isinstance(value, bool):
-            return value
-        return parse(str(value))
-
-    return BeforeValidator(convert)
-
-
-DurationNs = Annotated[float, _quantity(parse_duration_ns)]
-SizeBytes = Annotated[int, _quantity(parse_size_bytes)]
-# A plain number is seconds, as in the other keys that end in _s.
-Seconds = Annotated[
-    float, BeforeValidator(lambda value: parse_duration_ns(value) / 1e9 if isinstance(value, str) else value)
-]
-Points = Annotated[float, _quantity(parse_points)]
-Share = Annotated[float, _quantity(parse_share)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class PreprocessingSpec(_Strict):
+class PreprocessingSpec(Strict):
     """What turns stored data into what the base model wants: (x * scale - mean) / std, after resizing."""
 
     scale: float = Field(default=1.0, description="Multiplied first, e.g. 0.00392156862745098 for 0..255 → 0..1.")
@@ -62,7 +35,7 @@ class PreprocessingSpec(_Strict):
     )
 
 
-class DataSpec(_Strict):
+class DataSpec(Strict):
     """Labelled data: an .npz or a folder of images by class (docs/getting-started)."""
 
     path: str = Field(description="Path of the .npz or folder, relative to this file.")
@@ -76,92 +49,7 @@ class DataSpec(_Strict):
     )
 
 
-class ProtocolSpec(_Strict):
-    """How much is measured: a preset, and what to change in it."""
-
-    preset: Literal["quick", "standard", "headline", "certified"] = "standard"
-    runs: int | None = Field(default=None, ge=1, description="Latency runs (fresh processes) per variant, at least.")
-    max_runs: int | None = Field(default=None, ge=1, description="Latency runs at most, when intervals stay wide.")
-    target: float | None = Field(
-        default=None, gt=0, lt=1, description="Relative half-width of the interval to stop at."
-    )
-    budget_s: float | None = Field(default=None, gt=0, description="The same as `budget`, in seconds.")
-    budget: Seconds | None = Field(
-        default=None,
-        gt=0,
-        description="Device time for the whole session, e.g. 10m: runs are added where the uncertainty is until it is spent.",
-    )
-    stop_on: Literal["estimate", "verdict", "both"] | None = Field(
-        default=None,
-        description="What settles a variant: a narrow interval of its own (estimate), being faster, slower or equivalent "
-        "compared with the fp32 variant of its format (verdict), or both.",
-    )
-    probes: int | None = Field(default=None, ge=1, description="Fresh processes per variant for cold start and memory.")
-    warmup_s: float | None = Field(default=None, ge=0)
-    warmup_samples: int | None = Field(default=None, ge=1)
-    run_s: float | None = Field(default=None, gt=0, description="Measured seconds per variant and run.")
-    run_samples: int | None = Field(default=None, ge=1, description="Samples per variant and run, at least.")
-    rounds: int | None = Field(default=None, ge=1, description="Interleaved rounds per run.")
-    settle: int | None = Field(
-        default=None, ge=0, description="Unrecorded-in-results inferences after switching variants."
-    )
-
-    energy: bool | None = Field(default=None, description="Measure energy too, on devices with a power meter.")
-    energy_idle_s: float | None = Field(
-        default=None, ge=10, description="Seconds of idling before and after the work (30 by the rules)."
-    )
-    energy_window_s: float | None = Field(default=None, ge=10, description="Seconds of a window of work.")
-    energy_windows: int | None = Field(default=None, ge=1, description="Windows of work per variant (5 by the rules).")
-    energy_rate_hz: float | None = Field(default=None, gt=0, le=100, description="Readings of the meter per second.")
-
-    scenario: Literal["single-stream", "offline", "sustained"] | None = Field(
-        default=None,
-        description="single-stream: latency, one inference after the other; offline: throughput, in batches and streams; "
-        "sustained: minutes without a pause.",
-    )
-    batch: int | None = Field(default=None, ge=1, le=65536, description="Offline: rows of an inference.")
-    streams: int | None = Field(
-        default=None, ge=1, le=256, description="Offline: inferences at once, each with the experiment's threads."
-    )
-    duration_s: Seconds | None = Field(
-        default=None, gt=0, description="Sustained: how long per variant, in seconds or with a unit: 600, 10m."
-    )
-    driver: Literal["harness", "loadgen"] | None = Field(
-        default=None,
-        description="loadgen: also official runs of MLPerf's load generator, where mlcommons-loadgen is installed.",
-    )
-    loadgen_s: float | None = Field(
-        default=None, gt=0, description="Official runs: seconds at least (60 by MLPerf Mobile's rules)."
-    )
-    loadgen_queries: int | None = Field(
-        default=None, ge=1, description="Official runs: queries at least (1,024; offline: 24,576 samples)."
-    )
-
-    def build(self) -> MeasurementProtocol:
-        """The preset with the changes applied."""
-        changes = {k: v for k, v in self.model_dump(exclude={"preset", "budget"}).items() if v is not None}
-        if self.budget is not None:
-            changes["budget_s"] = self.budget
-        protocol = dataclasses.replace(PRESETS[self.preset], **changes)
-        if "max_runs" not in changes:
-            # Who gives a budget wants it to be the end, not the preset's number of runs.
-            most = BUDGET_RUNS * protocol.runs if protocol.budget_s is not None else protocol.max_runs
-            protocol = dataclasses.replace(protocol, max_runs=max(most, protocol.runs))
-        return protocol
-
-    @model_validator(mode="after")
-    def _ordered(self) -> ProtocolSpec:
-        if self.max_runs is not None and self.max_runs < (self.runs or PRESETS[self.preset].runs):
-            raise ValueError("max_runs is smaller than runs")
-        if self.budget is not None and self.budget_s is not None:
-            raise ValueError("budget and budget_s are the same: give one of them")
-        wrong = problem(self.build())
-        if wrong is not None:
-            raise ValueError(wrong)
-        return self
-
-
-class ConstraintsSpec(_Strict):
+class ConstraintsSpec(Strict):
     """Limits a variant must meet to be chosen, with units: 2ms, 500kB, 64MiB, 0.5 (points)."""
 
     max_latency: DurationNs | None = Field(default=None, description="Median latency, e.g. 2ms.")
@@ -179,7 +67,7 @@ class ConstraintsSpec(_Strict):
     )
 
 
-class ConversionSpec(_Strict):
+class ConversionSpec(Strict):
     """Limits of the converters."""
 
     jobs: int = Field(default=2, ge=1, le=64, description="Toolchains at work at once.")
@@ -187,7 +75,7 @@ class ConversionSpec(_Strict):
     memory_limit: SizeBytes | None = Field(default=None, description="Memory limit of one toolchain, e.g. 8GiB.")
 
 
-class TrainingSpec(_Strict):
+class TrainingSpec(Strict):
     """How compression steps train (docs/compression)."""
 
     function: str | None = Field(
@@ -208,7 +96,7 @@ class TrainingSpec(_Strict):
         return self
 
 
-class Experiment(_Strict):
+class Experiment(Strict):
     """One experiment: a base model with recipes, or finished artifacts, or both; on devices."""
 
     name: str = Field(default="experiment", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
@@ -239,6 +127,9 @@ class Experiment(_Strict):
     constraints: ConstraintsSpec = Field(default_factory=ConstraintsSpec)
     conversion: ConversionSpec = Field(default_factory=ConversionSpec)
     training: TrainingSpec = Field(default_factory=TrainingSpec)
+    search: SearchSpec | None = Field(
+        default=None, description="What `harness search` looks for, and where (docs/search)."
+    )
     seed: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 
 from converters.variant import Variant
 from harness import __version__
-from harness.devices.device import Device, OpenTransport, failure_of
+from harness.devices.device import Device, OpenTransport, StartEmulator, failure_of
 from harness.devices.preflight.journal import process_started
 from harness.devices.transport import open_transport
 from harness.errors import DeviceError, SpecError
@@ -88,12 +89,14 @@ def run_session(
     on_event: OnEvent = ignore,
     *,
     opener: OpenTransport = open_transport,
+    start: StartEmulator | None = None,
     pause: Callable[[float], None] = time.sleep,
     resume: SessionData | None = None,
 ) -> str:
     """Measure everything and return the session's id; the results are in the store.
 
     `resume`: a stored session that ended early; its missing runs are added to it, none of its finished ones is repeated.
+    `start`: how emulators are started, where not anew for this session.
 
     A device that cannot be reached is recorded and left out; when none can, its error is raised and nothing is stored.
     Raises SpecError, DeviceError, KeyboardInterrupt (with what was measured in the store).
@@ -106,7 +109,7 @@ def run_session(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ondevice-harness-")))
         stack.callback(_close_all, devices)
-        records = _connect(spec, session_id, devices, opener, on_event)
+        records = _connect(spec, session_id, devices, partial(Device.open, opener=opener, start=start), on_event)
         if resume is None:
             store.add_session(_session(spec, session_id), tuple(spec.variants), records, spec.reference)
         else:
@@ -188,14 +191,18 @@ def _reopen(store: SessionStore, resume: SessionData, records: Sequence[DeviceRe
 
 
 def _connect(
-    spec: SessionSpec, session_id: str, devices: dict[str, Device], opener: OpenTransport, on_event: OnEvent
+    spec: SessionSpec,
+    session_id: str,
+    devices: dict[str, Device],
+    open_device: Callable[[DeviceProfile, str], Device],
+    on_event: OnEvent,
 ) -> tuple[DeviceRecord, ...]:
     """Open the devices into `devices`; the records of all. Raises the first error when none can be reached."""
     records: list[DeviceRecord] = []
     errors: list[DeviceError] = []
     for profile in spec.devices:
         try:
-            device = Device.open(profile, session_id, opener=opener)
+            device = open_device(profile, session_id)
         except DeviceError as error:
             log.warning("%s", error)
             errors.append(error)

@@ -124,7 +124,7 @@ def _known_keys(model: type[BaseModel], location: Location) -> tuple[str, ...]:
             None,
         )
     if isinstance(current, type) and issubclass(current, BaseModel):
-        return tuple(current.model_fields)
+        return tuple(field.alias or name for name, field in current.model_fields.items())
     return ()
 
 

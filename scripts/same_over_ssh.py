@@ -23,11 +23,12 @@ from sshd import Sshd  # noqa: E402
 
 from harness.cli.artifacts import base_inputs, collect, record  # noqa: E402
 from harness.cli.conversion import ConversionLimits, convert_base, read_data, read_recipes  # noqa: E402
-from harness.cli.session import Measurement, base_outputs_of, measure, reference_of  # noqa: E402
+from harness.cli.session import Measurement, measure  # noqa: E402
 from harness.compare import compare_devices, comparison_to_dict  # noqa: E402
 from harness.experiment import load_experiment  # noqa: E402
 from harness.plan import PRESETS  # noqa: E402
 from harness.profiles import load_profile  # noqa: E402
+from harness.session.reference import base_outputs_of, reference_of  # noqa: E402
 
 RECIPES = (
     "tflite:fp32",

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("converters", "harness")
-LIGHT_CONVERTERS = {"converters.variant", "converters.dataset"}
+LIGHT_CONVERTERS = {"converters.variant", "converters.dataset", "converters.search.trial"}
 # Modules of the flow, from the source downstream: each may import itself and what stands before it, never after.
 FLOW = [
     {"harness.errors", "harness.units", "harness.yamlfile"},
@@ -20,6 +20,8 @@ FLOW = [
     {"harness.records", "harness.row"},
     {"harness.profile_parts"},
     {"harness.plan", "harness.scenario", "harness.profiles", "harness.stats", "harness.collectors"},
+    {"harness.experiment_parts"},
+    {"harness.search_section"},
     {"harness.experiment", "harness.devices"},
     {"harness.session", "harness.runner", "harness.store"},
     {"harness.table"},

@@ -17,7 +17,7 @@ from harness.choose import recommend, recommendation_to_dict
 from harness.compare import compare_variants, comparison_to_dict
 from harness.row import row_fields
 from harness.store import Store
-from harness.store.schema import METADATA
+from harness.store.tables import METADATA
 from harness.table import build_rows
 
 TEXT = (Path(__file__).resolve().parent.parent / "docs" / "result-schema.md").read_text(encoding="utf-8")

@@ -18,7 +18,8 @@ from harness.choose import pareto_front, recommend
 from harness.cli.run import changed
 from harness.compare import compare_sessions, compare_variants
 from harness.errors import SpecError
-from harness.experiment import ProtocolSpec, load_experiment
+from harness.experiment import load_experiment
+from harness.experiment_parts import ProtocolSpec
 from harness.plan import MeasurementProtocol
 from harness.records import LOADGEN, OFFLINE, SUSTAINED, Reference, SessionData
 from harness.report import units

@@ -177,4 +177,4 @@ def test_it_is_brought_up_to_date_by_the_first_run_written_to_it(old_store: tupl
             assert_equal(reader.load(data.session.id), data)
             assert_equal(reader.load("more"), more)
             assert build_rows(reader.load("more")) == build_rows(more)
-    assert version(path) == 2
+    assert version(path) == 3

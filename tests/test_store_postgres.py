@@ -125,7 +125,7 @@ def test_many_may_find_the_database_empty(where: str) -> None:
     for thread in threads:
         thread.join()
     assert errors == []
-    assert raw(where, "SELECT version FROM harness_store") == [(2,)]
+    assert raw(where, "SELECT version FROM harness_store") == [(3,)]
 
 
 def test_a_store_of_the_first_version_is_brought_up_to_date(where: str, small: SessionData) -> None:
@@ -137,7 +137,7 @@ def test_a_store_of_the_first_version_is_brought_up_to_date(where: str, small: S
         for run in small.runs:
             store.add_run(run)
         assert len(store.load(small.session.id).runs) == len(small.runs)
-    assert raw(where, "SELECT version FROM harness_store") == [(2,)]
+    assert raw(where, "SELECT version FROM harness_store") == [(3,)]
 
 
 def test_a_server_that_is_gone_is_an_error_that_says_so(postgres: Postgres, where: str, small: SessionData) -> None:

@@ -59,7 +59,8 @@ def bench(
     """Measure latency (or throughput, or what heat leaves of them), load time and memory of artifacts made elsewhere, on random input of the right shapes and types."""
     from harness.cli.artifacts import collect, record
     from harness.cli.session import Measurement, finish, measure
-    from harness.experiment import ProtocolSpec, resolve_devices
+    from harness.experiment import resolve_devices
+    from harness.experiment_parts import ProtocolSpec
     from harness.yamlfile import validate
 
     changes = {"preset": preset, "runs": runs, "max_runs": runs, "run_s": run_s, "probes": probes}

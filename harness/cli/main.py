@@ -22,6 +22,7 @@ from harness.cli import (
     recipes,
     report,
     run,
+    search,
     table,
     transfer,
 )
@@ -59,6 +60,7 @@ app.command("convert")(convert.convert)
 app.command("recipes")(recipes.recipes)
 app.command("networks")(networks.networks)
 app.command("run")(run.run)
+app.command("search")(search.search)
 app.command("bench")(bench.bench)
 app.command("table")(table.table)
 app.command("report")(report.report)

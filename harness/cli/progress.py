@@ -57,6 +57,16 @@ def conversion_progress(total: int, *, quiet: bool) -> Iterator[Callable[[Any], 
         yield lambda event: update(event.done, event.total, event.text)
 
 
+@contextmanager
+def search_progress(trials: int, *, quiet: bool) -> Iterator[Callable[[int, int, str], None]]:
+    """Takes how many trials have ended, of how many, and words."""
+    if quiet:
+        yield lambda _done, _of, _text: None
+        return
+    with _bar("searching", trials) as update, emulator_notices():
+        yield update
+
+
 class _Notices(logging.Handler):
     """Says each record's message."""
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from converters.dataset import Dataset
     from converters.recipe import Recipe
+    from harness.cli.show import LoadedSession
     from harness.experiment import LoadedExperiment
     from harness.records import VariantRecord
 
@@ -84,7 +85,8 @@ def changed(
     """The experiment with what the command line says instead; `changes`: keys of the protocol."""
     import dataclasses
 
-    from harness.experiment import ProtocolSpec, resolve_devices
+    from harness.experiment import resolve_devices
+    from harness.experiment_parts import ProtocolSpec
     from harness.yamlfile import validate
 
     if device:
@@ -107,12 +109,32 @@ def run_experiment(
     resume: str | None = None,
 ) -> int:
     """Carry out an experiment, or the rest of one; the exit code."""
+    from harness.cli.session import finish
+    from harness.cli.show import constraints_of
+
+    measured = measure_experiment(
+        loaded, results=results, store_url=store_url, out=out, use_cache=use_cache, quiet=as_json, resume=resume
+    )
+    return finish(measured, results, as_json=as_json, constraints=constraints_of(loaded.experiment.constraints))
+
+
+def measure_experiment(
+    loaded: LoadedExperiment,
+    *,
+    results: Path,
+    store_url: str | None,
+    out: Path | None,
+    use_cache: bool,
+    quiet: bool,
+    resume: str | None = None,
+) -> LoadedSession:
+    """Convert and measure; the session as the store then has it."""
     import dataclasses
 
     from harness.cli.artifacts import base_inputs, collect, record
     from harness.cli.conversion import read_data, read_recipes
-    from harness.cli.session import Measurement, finish, measure, reference_of
-    from harness.cli.show import constraints_of
+    from harness.cli.session import Measurement, measure
+    from harness.session.reference import reference_of
 
     spec = loaded.experiment
     dataset = None
@@ -130,7 +152,7 @@ def run_experiment(
     base_outputs = None
     if spec.base is not None:
         folders, records, base_outputs = _converted(
-            loaded, recipes, dataset, out or results / "variants" / spec.name, use_cache=use_cache, quiet=as_json
+            loaded, recipes, dataset, out or results / "variants" / spec.name, use_cache=use_cache, quiet=quiet
         )
     if dataset is not None:
         dataset = dataclasses.replace(dataset, training=None)  # nobody trains any more
@@ -138,7 +160,7 @@ def run_experiment(
     inputs = base_inputs(variants)
     if dataset is not None and inputs:
         dataset = dataset.matched_to(inputs)
-    measured = measure(
+    return measure(
         Measurement(
             name=spec.name,
             records=[*(record(variant) for variant in variants), *records],
@@ -156,9 +178,8 @@ def run_experiment(
         ),
         results=results,
         store_url=store_url,
-        quiet=as_json,
+        quiet=quiet,
     )
-    return finish(measured, results, as_json=as_json, constraints=constraints_of(spec.constraints))
 
 
 def _converted(
@@ -173,8 +194,8 @@ def _converted(
     """Folders of the variants made, records of those that were not, the base's outputs. Raises when there are none."""
     from harness.cli import conversion
     from harness.cli.artifacts import unmade
-    from harness.cli.session import base_outputs_of
     from harness.errors import ConversionError
+    from harness.session.reference import base_outputs_of
 
     spec = loaded.experiment
     assert spec.base is not None  # noqa: S101 - the caller has looked

@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING, Any
 from harness.cli.common import exit_code_of, limit_threads, open_store, say, session_folder
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
-    from converters.dataset import Dataset
     from converters.variant import Variant
     from harness.choose import Constraints
     from harness.cli.show import LoadedSession
@@ -62,36 +60,6 @@ def log_to(folder: Path) -> Iterator[Path]:
         root.removeHandler(handler)
         root.setLevel(before)
         handler.close()
-
-
-def reference_of(dataset: Dataset, base_outputs: NDArray[np.float32] | None) -> Reference:
-    """Labels and the base model's own answers, in the form the table holds outputs against."""
-    from harness.collectors.accuracy import top_classes
-    from harness.records import Reference
-
-    classes = dataset.task == "classification" or (
-        dataset.task == "none" and base_outputs is not None and base_outputs.ndim == 2 and base_outputs.shape[1] > 1  # noqa: PLR2004
-    )
-    return Reference(
-        task="classification" if classes else dataset.task,
-        rows=len(next(iter(dataset.inputs.values()))),
-        labels=dataset.labels,
-        base_top=top_classes(base_outputs) if classes and base_outputs is not None else None,
-        base_outputs=None if classes else base_outputs,
-        dataset_sha256=dataset.sha256,
-        class_names=dataset.class_names,
-    )
-
-
-def base_outputs_of(reference: Path | None) -> NDArray[np.float32] | None:
-    """The base model's first output on all test rows, as the converters left it; None where there is none."""
-    if reference is None:
-        return None
-    import numpy as np
-
-    with np.load(reference, allow_pickle=False) as data:
-        first = next((key for key in data.files if key.startswith("out:")), None)
-        return None if first is None else np.asarray(data[first], dtype=np.float32)
 
 
 def measure(work: Measurement, *, results: Path, store_url: str | None, quiet: bool) -> LoadedSession:

@@ -42,6 +42,7 @@ MIN_PYTHON = (3, 10)
 log = logging.getLogger(__name__)
 
 OpenTransport = Callable[[DeviceProfile], Transport]
+StartEmulator = Callable[[DeviceProfile], "RunningEmulator"]
 
 
 def failure_of(error: DeviceError) -> Failure:
@@ -93,9 +94,14 @@ class Device:
 
     @classmethod
     def open(
-        cls, profile: DeviceProfile, session: str | None = None, *, opener: OpenTransport = open_transport
+        cls,
+        profile: DeviceProfile,
+        session: str | None = None,
+        *,
+        opener: OpenTransport = open_transport,
+        start: StartEmulator | None = None,
     ) -> Device:
-        """Start it if it is an emulator, connect, look around. With `session`, a folder of that name is made for it.
+        """Start it if it is an emulator (by `start`, where given), connect, look around. With `session`, a folder of that name is made for it.
 
         Raises DeviceError.
         """
@@ -103,7 +109,7 @@ class Device:
         if profile.emulator is not None:
             from harness.devices.emulators import start_emulator
 
-            emulator = start_emulator(profile)
+            emulator = (start or start_emulator)(profile)
             profile = emulator.profile
         transport = None
         try:

@@ -73,12 +73,12 @@ def write_reports(
         logger.warning("no report.html: %s", reason)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return {kind: _write(folder / NAMES[kind], text) for kind, text in texts.items()}
+        return {kind: write_text(folder / NAMES[kind], text) for kind, text in texts.items()}
     except OSError as error:
         raise SpecError(f"cannot write reports to {folder}: {error.strerror or error}") from error
 
 
-def _write(path: Path, text: str) -> Path:
+def write_text(path: Path, text: str) -> Path:
     """Write a text so that a reader sees the old file or the new one, never half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

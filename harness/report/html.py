@@ -1,4 +1,4 @@
-"""Rows, recommendations and session → one HTML file that needs nothing else: no network, no second file.
+"""Rows, recommendations and session → one HTML file that needs nothing else: no network, no second file. `render_page`: any page of ours.
 
 Place in the flow: harness.report.page says what the page holds, the template puts it into markup with autoescaping, and
 this module adds style, scripts and the policy that lets nothing else run: the page's two scripts are named in a
@@ -12,7 +12,7 @@ import gzip
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,17 +56,28 @@ def render_html(
     `medians`: (variant, device) → round → ns, as harness.table gives them, for the distributions. `differences`: paragraphs of
     `harness.report.differences`. `strips`: device → variant → its sustained run (`harness.table.sustained`). `hints`: lines of `harness.hints`. Raises SpecError when the extra `report` is not installed.
     """
-    reason = unavailable()
-    if reason is not None:
-        raise SpecError(reason)
-    import jinja2
-    from markupsafe import Markup
-
+    _need()
     rows = list(rows)
     context = build(arrange(rows, recommendations), rows, data, samples or {}, medians or {}, strips or {})
     context["differences"] = list(differences)
     context["hints"] = [clean(text) for text in hints]
     context["hints_title"] = HINTS_TITLE
+    return render_page("page.html.j2", context)
+
+
+def _need() -> None:
+    reason = unavailable()
+    if reason is not None:
+        raise SpecError(reason)
+
+
+def render_page(template: str, context: Mapping[str, Any]) -> str:
+    """A page of ours: the template with `context`, whose key "plots" holds the figures by name. Raises SpecError when the extra `report`
+    is not installed."""
+    _need()
+    import jinja2
+    from markupsafe import Markup
+
     packed, library_hash = _library()
     script = (_HERE / "page.js").read_text(encoding="utf-8")
     environment = jinja2.Environment(
@@ -77,7 +88,7 @@ def render_html(
         lstrip_blocks=True,
     )
     # Only what this project wrote, or JSON whose "<" is written as \u003c, goes in unescaped.
-    return environment.get_template("page.html.j2").render(
+    return environment.get_template(template).render(
         context,
         policy=_policy(library_hash, _hash(script)),
         style=Markup((_HERE / "page.css").read_text(encoding="utf-8")),  # noqa: S704

@@ -5,7 +5,7 @@ SQLAlchemy URL instead. A run is one transaction, on disk before `add_run` retur
 synced), so a harness killed at any moment loses no finished run. Several processes may write at once: a writer waits up
 to a minute for another. Importing this module imports SQLAlchemy; import it where it is used.
 
-Schema of the database: `harness.store.schema`.
+Schema of the database: `harness.store.tables`. Searches: `harness.store.studies`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from harness.records import SETTLE, DeviceRecord, Reference, Run, Session, Sessi
 from harness.store import schema
 from harness.store.codec import BlobError
 from harness.store.engine import DEFAULT_PATH, file_url, hold, make_engine, prepare_file
-from harness.store.schema import (
+from harness.store.tables import (
+    ADDED,
     BLOCKS,
     DEVICES,
     EVALUATIONS,
@@ -36,6 +37,7 @@ from harness.store.schema import (
     STORE_SCHEMA,
     VARIANTS,
     VERSION,
+    columns_of,
 )
 
 _MOST_SUGGESTIONS = 5
@@ -111,7 +113,7 @@ class Store:
         reference: Reference | None = None,
     ) -> None:
         """Begin a session. Raises SpecError when its id is taken."""
-        with self._writing(f"session {session.id!r} exists already") as connection:
+        with self.writing(f"session {session.id!r} exists already") as connection:
             row = schema.session_row(session) | schema.reference_columns(reference)
             connection.execute(sa.insert(SESSIONS), row)
             for variant in variants:
@@ -121,12 +123,12 @@ class Store:
 
     def add_variant(self, session_id: str, variant: VariantRecord) -> None:
         """Add a variant, or replace the one of the same name in its place."""
-        with self._writing(f"there is no session {session_id!r}") as connection:
+        with self.writing(f"there is no session {session_id!r}") as connection:
             _put(connection, VARIANTS, session_id, variant.name, schema.variant_json(variant))
 
     def add_device(self, session_id: str, device: DeviceRecord) -> None:
         """Add a device, or replace the one of the same name in its place."""
-        with self._writing(f"there is no session {session_id!r}") as connection:
+        with self.writing(f"there is no session {session_id!r}") as connection:
             _put(connection, DEVICES, session_id, device.name, schema.device_json(device))
 
     def add_run(self, run: Run) -> None:
@@ -140,8 +142,8 @@ class Store:
             (BLOCKS, [schema.block_row(run.id, i, block) for i, block in enumerate(run.blocks)]),
             (EVALUATIONS, [schema.evaluation_row(run.id, i, item) for i, item in enumerate(run.evaluations)]),
         )
-        with self._writing(f"run {run.id!r} exists already, or its session does not") as connection:
-            _upgrade(connection)
+        with self.writing(f"run {run.id!r} exists already, or its session does not") as connection:
+            upgrade(connection)
             position = _next_position(connection, RUNS, run.session_id)
             connection.execute(sa.insert(RUNS), schema.run_row(run) | {"position": position})
             for table, rows in parts:
@@ -150,14 +152,14 @@ class Store:
 
     def finish_session(self, session_id: str, status: str) -> None:
         """Set a session's status: "done", "interrupted" or "failed". Raises SpecError when there is no such session."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             found = connection.execute(sa.update(SESSIONS).where(SESSIONS.c.id == session_id).values(status=status))
             if found.rowcount == 0:
                 raise SpecError(f"there is no session {session_id!r} in {self._where}")
 
     def delete_session(self, session_id: str) -> None:
         """Remove a session with all its runs. Raises SpecError when there is no such session."""
-        with self._writing() as connection:
+        with self.writing() as connection:
             if connection.execute(sa.delete(SESSIONS).where(SESSIONS.c.id == session_id)).rowcount == 0:
                 raise SpecError(f"there is no session {session_id!r} in {self._where}")
 
@@ -177,7 +179,7 @@ class Store:
         query = sa.select(*columns, count(VARIANTS), count(DEVICES), count(RUNS)).order_by(
             SESSIONS.c.created_at.desc(), SESSIONS.c.id.desc()
         )
-        with self._reading() as connection:
+        with self.reading() as connection:
             return [SessionSummary(*tuple(row)) for row in connection.execute(query)]
 
     def resolve(self, text: str) -> str:
@@ -214,7 +216,7 @@ class Store:
 
         Raises SpecError when there is no such session or what is stored of it is damaged.
         """
-        with self._reading() as connection:
+        with self.reading() as connection:
             row = connection.execute(sa.select(SESSIONS).where(SESSIONS.c.id == session_id)).mappings().one_or_none()
             if row is None:
                 raise SpecError(f"there is no session {session_id!r} in {self._where}")
@@ -238,13 +240,15 @@ class Store:
     # Inside
 
     @contextmanager
-    def _reading(self) -> Iterator[sa.Connection]:
+    def reading(self) -> Iterator[sa.Connection]:
+        """A connection to read by, for the modules of this package."""
         with self._translated(), self._engine.connect() as connection:
             yield connection
 
     @contextmanager
-    def _writing(self, conflict: str = "") -> Iterator[sa.Connection]:
-        """One transaction that takes SQLite's write lock at once: one that begins by reading could not wait for it."""
+    def writing(self, conflict: str = "") -> Iterator[sa.Connection]:
+        """One transaction, for the modules of this package. SQLite's write lock is taken at once: one that begins by reading could not
+        wait for it."""
         with self._translated(conflict), self._engine.connect() as plain:
             connection = plain.execution_options(harness_writes=True)
             with connection.begin():
@@ -281,13 +285,13 @@ class Store:
 
     def _check_schema(self) -> None:
         """Make the tables in an empty database; refuse one that is not ours or is newer than this harness."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             tables = set(sa.inspect(connection).get_table_names())
         if VERSION.name not in tables:
             if tables & set(METADATA.tables):
                 raise SpecError(f"{self._where} is a database, but not one of this harness")
             self._create()
-        with self._reading() as connection:
+        with self.reading() as connection:
             found = connection.execute(sa.select(VERSION.c.version)).scalars().all()
         if len(found) != 1:
             raise SpecError(f"{self._where} does not say which version of the store it is")
@@ -298,7 +302,7 @@ class Store:
             )
 
     def _create(self) -> None:
-        with self._writing() as connection:
+        with self.writing() as connection:
             # Two processes may both find the database empty; the write lock is held now, so look again.
             hold(connection)
             if VERSION.name in sa.inspect(connection).get_table_names():
@@ -331,10 +335,10 @@ _FETCHED = 256
 
 def _runs(connection: sa.Connection, session_id: str, *, settling: bool) -> tuple[Run, ...]:
     of_session = sa.select(RUNS.c.id).where(RUNS.c.session_id == session_id)
-    version = _version(connection)
+    version = version_of(connection)
     parts: list[dict[str, list[Any]]] = []
     for table, read in _PARTS:
-        columns = schema.columns_of(table, version)
+        columns = columns_of(table, version)
         query = sa.select(*columns).where(table.c.run_id.in_(of_session)).order_by(table.c.run_id, table.c.position)
         if table is BLOCKS and not settling:
             query = query.where(BLOCKS.c.phase != SETTLE)
@@ -351,18 +355,19 @@ def _runs(connection: sa.Connection, session_id: str, *, settling: bool) -> tupl
     )
 
 
-def _version(connection: sa.Connection) -> int:
+def version_of(connection: sa.Connection) -> int:
     return int(connection.execute(sa.select(VERSION.c.version)).scalar_one())
 
 
-def _upgrade(connection: sa.Connection) -> None:
+def upgrade(connection: sa.Connection) -> None:
     """Bring a store of an older version up to this one, in the caller's transaction; what is stored stays as it is."""
-    if _version(connection) == STORE_SCHEMA:
+    if version_of(connection) == STORE_SCHEMA:
         return
     # Two writers may both find the old version; the second waits here, and looks again.
     hold(connection)
-    found = _version(connection)
-    for since, added in sorted(schema.ADDED.items()):
+    found = version_of(connection)
+    METADATA.create_all(connection)
+    for since, added in sorted(ADDED.items()):
         for table, name in added if since > found else ():
             kind = table.c[name].type.compile(connection.dialect)
             connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {name} {kind}"))

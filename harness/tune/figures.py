@@ -1,0 +1,82 @@
+"""What a trial's figures are: from the variant's manifest, from a row of a session in memory, and held against the reference.
+
+Under `harness.tune.trials`. Pure; a figure that is not there is None, with its reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from converters.variant import Manifest
+from harness.compare import compare_variants
+from harness.records import SessionData
+from harness.row import Row
+from harness.search_section import METRICS
+
+_INTERVALS = {
+    "latency_ns": ("latency_median_low_ns", "latency_median_high_ns"),
+    "latency_p90_ns": ("latency_p90_low_ns", "latency_p90_high_ns"),
+    "accuracy_drop_pp": ("accuracy_drop_low_pp", "accuracy_drop_high_pp"),
+}
+# Of the exported file itself; MACs are of the model before the export.
+_LEDGER = ("macs", "effective_macs")
+_NO_LEDGER = "the conversion counted nothing"
+
+
+@dataclass(slots=True)
+class Figures:
+    """Metrics as they are found. `reasons`: of those that are None."""
+
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def put(self, name: str, value: float | None, reason: str | None = None) -> None:
+        """Note a figure, or why there is none."""
+        self.metrics[name] = value
+        if value is None:
+            self.reasons[name] = reason or "it was not measured"
+
+
+def file_figures(manifest: Manifest, figures: Figures) -> None:
+    """What the variant's files are: sizes, weights, products."""
+    ledger = manifest.ledger
+    figures.put("size_bytes", float(manifest.size_bytes))
+    figures.put("size_gzip_bytes", float(manifest.size_gzip_bytes))
+    missing = str(ledger.get("artifact_missing") or _NO_LEDGER)
+    figures.put("size_entropy_bytes", _number(manifest.size_entropy_bytes), missing)
+    figures.put("parameters", _number(ledger.get("parameters", manifest.parameters)), missing)
+    for name in _LEDGER:
+        figures.put(name, _number(ledger.get(name)), str(ledger.get("macs_missing") or _NO_LEDGER))
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def row_figures(row: Row, source: str, wanted: frozenset[str], figures: Figures) -> None:
+    """What a row has of the metrics of one source ("answers" or "device"); those that are `wanted` also where it has none, with the reason."""
+    whys = dict(entry.split(": ", 1) for entry in row.null_reasons if ": " in entry)
+    for name, metric in METRICS.items():
+        if metric.source != source or metric.row is None:
+            continue
+        value = _number(getattr(row, metric.row))
+        if value is not None or name in wanted:
+            figures.put(name, value, whys.get(metric.row))
+        low, high = (getattr(row, end) for end in _INTERVALS.get(name, ("error", "error")))
+        if value is not None and isinstance(low, float) and isinstance(high, float):
+            figures.intervals[name] = (low, high)
+
+
+def ratio_figures(data: SessionData, device: str, variant: str, reference: str, figures: Figures) -> None:
+    """The candidate's time over the reference's, from the runs that had both in them, with its interval over runs."""
+    name = "virtual_time_ratio" if "virtual_time_ns" in figures.metrics else "latency_ratio"
+    if variant == reference:
+        figures.put(name, 1.0)
+        return
+    (pair,) = compare_variants(data, device, reference, [variant]).pairs
+    found = pair.comparison
+    figures.put(name, found.ratio, found.reason)
+    if found.ratio is not None and found.low is not None and found.high is not None:
+        figures.intervals[name] = (found.low, found.high)

@@ -117,11 +117,11 @@ STEPS: dict[str, StepInfo] = {
             "prune",
             "converters.compress.prune:apply",
             "sets the smallest weights to zero; the shapes stay",
-            "Han et al., arXiv:1506.02626; schedule: Zhu and Gupta, arXiv:1710.01878; N:M: Mishra et al., arXiv:2104.08378",
+            "Han et al., arXiv:1506.02626; adaptive: Lee et al., arXiv:2010.07611; schedule: Zhu and Gupta, arXiv:1710.01878; N:M: Mishra et al., arXiv:2104.08378",
             "prune(0.5)",
             (
                 Parameter("sparsity", float, 0.5, "share of the weights that become zero", 0, 1, open_ended=True),
-                Parameter("scope", str, "global", "one threshold for the whole model, or one per layer", choices=("global", "layer")),
+                Parameter("scope", str, "adaptive", "rank weights over the whole model by their share in their layer, or by magnitude, or the same share of each layer", choices=("adaptive", "global", "layer")),
                 Parameter("schedule", str, "polynomial", "all at once, or growing while training", choices=("constant", "polynomial")),
                 Parameter("pattern", str, "", "N:M such as 2:4: N of M neighbours stay; sparsity follows from it"),
                 *_TUNING,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from converters.compress.context import CLUSTERS, ZEROS, Context, History, Rows, TrainingData
-from converters.compress.prune import apply, magnitude_masks, parse_pattern, pattern_mask
+from converters.compress.prune import adaptive_scores, apply, magnitude_masks, parse_pattern, pattern_mask
 from converters.errors import RecipeError, RefusedError, ToolError
 from converters.steps import make_step
 
@@ -54,6 +54,38 @@ def test_scopes_differ_where_layers_do() -> None:
     assert [m.sum() for m in magnitude_masks([small, large], 0.4, "layer")] == [40, 40]
     # No layer is ever cut off: the largest weight stays.
     assert [m.sum() for m in magnitude_masks([small, large], 0.6, "global")] == [99, 21]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(ARRAYS, min_size=1, max_size=4), st.floats(0.01, 0.99))
+def test_adaptive_scores_are_shares_of_what_is_no_smaller(values: list[np.ndarray], sparsity: float) -> None:
+    for array in values:
+        flat = np.abs(array.ravel())
+        scores = adaptive_scores(flat)
+        # Of equal magnitudes the first has the others behind it.
+        for place, value in enumerate(flat):
+            behind = [w for i, w in enumerate(flat) if w > value or (w == value and i >= place)]
+            total = float(np.sum(np.square(behind, dtype=np.float64)))
+            assert scores[place] == pytest.approx(float(value) ** 2 / total if total else 0.0, rel=1e-6)
+    masks = magnitude_masks(values, sparsity, "adaptive")
+    pruned, count = sum(int(mask.sum()) for mask in masks), sum(mask.size for mask in masks)
+    # One weight of each tensor is kept, of zeros alone too.
+    zeros = sum(min(int((array == 0).sum()), array.size - 1) for array in values)
+    assert pruned == min(max(round(sparsity * count), zeros), count - len(values))
+    for array, mask in zip(values, masks, strict=True):
+        assert np.abs(array[~mask]).min() >= np.abs(array[mask]).max(initial=0)
+
+
+def test_adaptive_pruning_does_not_depend_on_the_scale_of_a_layer() -> None:
+    rng = np.random.default_rng(0)
+    wide, narrow = (rng.normal(size=shape).astype(np.float32) for shape in ((64, 64), (3, 3, 8)))
+    masks = magnitude_masks([wide, narrow], 0.8, "adaptive")
+    for scale in (2.0**-10, 2.0**10):
+        scaled = magnitude_masks([wide, narrow * np.float32(scale)], 0.8, "adaptive")
+        assert [m.tolist() for m in scaled] == [m.tolist() for m in masks]
+    # The small layer keeps more of its weights than the large one, whatever their magnitudes; a global threshold empties it.
+    assert masks[1].mean() < masks[0].mean()
+    assert magnitude_masks([wide, narrow * np.float32(2.0**-10)], 0.8, "global")[1].sum() == narrow.size - 1
 
 
 @settings(max_examples=30, deadline=None)

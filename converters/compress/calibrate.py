@@ -45,7 +45,7 @@ def apply(model: Any, parameters: Mapping[str, Any], context: Context) -> StepRe
     twin = float_twin(model)
     seen = histograms(twin, rows)
     result = quantized(model, twin, seen, settings)
-    plain = quantized(model, twin, seen, Settings(**(parameters | PLAIN), keep_shared=settings.keep_shared))
+    plain = quantized(model, twin, seen, Settings(**(dict(parameters) | PLAIN), keep_shared=settings.keep_shared))
     ranges = {
         name: range_search.chosen_range(each, settings.method, settings.percentile) for name, each in seen.items()
     }
@@ -67,7 +67,7 @@ def apply(model: Any, parameters: Mapping[str, Any], context: Context) -> StepRe
 
 
 # What the gain is told against: extremes of activations, largest weights.
-PLAIN = {"method": range_search.MINMAX, "weight_scales": LARGEST}
+PLAIN: dict[str, Any] = {"method": range_search.MINMAX, "weight_scales": LARGEST}
 
 
 def histograms(twin: FloatTwin, rows: Rows) -> dict[str, Histogram]:

@@ -61,7 +61,9 @@ def test_a_study_goes_on_only_as_the_same_search(experiment: Path) -> None:
     results = experiment.parent / "results"
     results.mkdir()
     with Store.open(results / "harness.sqlite") as store:
-        add_study(store, StudyRecord("20260101-shop-search-1", "shop", "0" * 64, {"objectives": ["accuracy"], "seed": 0}))
+        add_study(
+            store, StudyRecord("20260101-shop-search-1", "shop", "0" * 64, {"objectives": ["accuracy"], "seed": 0})
+        )
     done = search(experiment, "--resume", "shop")
     assert done.exit_code == 2
     assert "is of another search" in done.stderr
@@ -69,7 +71,11 @@ def test_a_study_goes_on_only_as_the_same_search(experiment: Path) -> None:
 
 
 def trial(number: int, state: str, accuracy: float | None, latency: float | None, **values: float | str) -> Trial:
-    metrics = {"accuracy": accuracy, "latency_ns": latency, "accuracy_drop_pp": None if accuracy is None else 92 - 100 * accuracy}
+    metrics = {
+        "accuracy": accuracy,
+        "latency_ns": latency,
+        "accuracy_drop_pp": None if accuracy is None else 92 - 100 * accuracy,
+    }
     intervals = {} if latency is None else {"latency_ns": (latency * 0.98, latency * 1.02)}
     outcome = Outcome(state, metrics, {}, intervals, "<b>the tool</b> died" if state == "failed" else None)  # type: ignore[arg-type]
     found = Candidate(values, f"prune({values.get('ratio', 0)}) @ tflite", f"k{number}")
@@ -86,8 +92,16 @@ def view() -> StudyView:
         trial(3, "failed", None, None, recipe="a", ratio=0.5),
         trial(4, "pruned", 0.4, None, recipe="b", by="taylor"),
     )
-    document = {"sampler": "tpe", "judged_by": "validation rows", "judged_rows": 500, "base": "<i>m</i>", "device_name": "local"}
-    return StudyView("s1", "shop", "2026-01-01T10:00", (ACCURACY, LATENCY), (LIMIT,), trials, (0, 1), (1,), document, "done")
+    document = {
+        "sampler": "tpe",
+        "judged_by": "validation rows",
+        "judged_rows": 500,
+        "base": "<i>m</i>",
+        "device_name": "local",
+    }
+    return StudyView(
+        "s1", "shop", "2026-01-01T10:00", (ACCURACY, LATENCY), (LIMIT,), trials, (0, 1), (1,), document, "done"
+    )
 
 
 def test_the_text_has_front_and_verdicts(view: StudyView) -> None:
@@ -102,7 +116,9 @@ def test_the_text_has_front_and_verdicts(view: StudyView) -> None:
 
 
 def test_where_nothing_keeps_the_limits_the_nearest_is_told(view: StudyView) -> None:
-    hard = StudyView(view.id, view.name, "", view.objectives, (Constraint("accuracy_drop_pp", "<=", -1.0),), view.trials, ())
+    hard = StudyView(
+        view.id, view.name, "", view.objectives, (Constraint("accuracy_drop_pp", "<=", -1.0),), view.trials, ()
+    )
     text = render_search(hard)
     assert "No trial keeps all constraints." in text
     assert "kept by 0 of 3 complete trials; the nearest misses it by 1.00 pp" in text
@@ -178,7 +194,11 @@ def test_csv_and_json_are_flat(view: StudyView) -> None:
 
 def test_a_stored_study_is_reported_again(tmp_path: Path) -> None:
     with Store.open(tmp_path / "harness.sqlite") as store:
-        document = {"objectives": ["accuracy", "latency_ns"], "constraints": ["accuracy_drop_pp <= 1"], "sampler": "tpe"}
+        document = {
+            "objectives": ["accuracy", "latency_ns"],
+            "constraints": ["accuracy_drop_pp <= 1"],
+            "sampler": "tpe",
+        }
         add_study(store, StudyRecord("20260101-shop-search-1", "shop", "0" * 64, document))
         memory = SqlMemory(store, "20260101-shop-search-1")
         found = trial(0, "complete", 0.92, 2.0e6, recipe="a", ratio=0.1)

@@ -65,7 +65,12 @@ def render_csv(view: StudyView) -> str:
     fixed = ("trial", "state", "feasible", "on_front", "recipe", "fidelity", "seconds", "variant", "error")
     writer.writerow([*fixed, *(f"parameter {name}" for name in parameters), *metrics])
     for trial in view.trials:
-        own: list[Any] = [trial.number, trial.outcome.state, trial.feasible(view.constraints), trial.number in view.front]
+        own: list[Any] = [
+            trial.number,
+            trial.outcome.state,
+            trial.feasible(view.constraints),
+            trial.number in view.front,
+        ]
         own += [trial.candidate.recipe, trial.fidelity, round(trial.seconds, 3), trial.variant, trial.outcome.error]
         values = [trial.candidate.values.get(name) for name in parameters]
         writer.writerow([*own, *values, *(trial.outcome.metrics.get(name) for name in metrics)])

@@ -356,6 +356,7 @@ def _runs(connection: sa.Connection, session_id: str, *, settling: bool) -> tupl
 
 
 def version_of(connection: sa.Connection) -> int:
+    """The version that wrote the store, or brought it up to date."""
     return int(connection.execute(sa.select(VERSION.c.version)).scalar_one())
 
 

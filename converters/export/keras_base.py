@@ -298,7 +298,8 @@ def frozen(base: LoadedBase, batch: int | None) -> tuple[Any, set[str]]:
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     signature = [tf.TensorSpec((batch, *spec.shape[1:]), spec.dtype, name=spec.name) for spec in base.inputs]
-    traced = tf.function(lambda *tensors: base.call(tensors)).get_concrete_function(*signature)
+    with _in_one_graph() if base.model is not None else contextlib.nullcontext():
+        traced = tf.function(lambda *tensors: base.call(tensors)).get_concrete_function(*signature)
     constant = convert_variables_to_constants_v2(traced, lower_control_flow=False)
     names = [spec.name for spec in base.outputs]
 
@@ -308,6 +309,20 @@ def frozen(base: LoadedBase, batch: int | None) -> tuple[Any, set[str]]:
 
     operations = {operation.type for operation in constant.graph.get_operations()}
     return tf.function(serve, input_signature=signature), operations
+
+
+@contextlib.contextmanager
+def _in_one_graph() -> Iterator[None]:
+    """While this lasts, functions that are called in a trace become a part of it. Keras calls grouped convolutions as functions for XLA, because
+    TensorFlow's own kernels on CPUs have none; converters know the convolution, and not the call."""
+    import tensorflow as tf
+
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(run_eagerly=True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)
 
 
 def rows_through(base: LoadedBase, inputs: dict[str, Array]) -> dict[str, Array]:

@@ -331,7 +331,7 @@ CHECKS = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["nested", "recurrent", "attention", "convolutions"])
+@pytest.mark.parametrize("name", ["recurrent", "convolutions"])
 def test_what_a_chain_made_of_a_hard_model_is_exported(name: str, tmp_path: Path) -> None:
     """Pruned by structure, split and pruned by value one after the other: both files answer as the model does."""
     from converters.check import run_artifact

@@ -16,7 +16,7 @@ POINTS = st.integers(1, 4).flatmap(lambda size: st.lists(st.tuples(*[GRID] * siz
 ACCURACY = Objective("accuracy", "maximise")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(POINTS)
 def test_the_front_is_what_nothing_dominates_and_dominates_the_rest(points: list[tuple[float, ...]]) -> None:
     best = [points[place] for place in front.front(points)]
@@ -28,7 +28,7 @@ def test_the_front_is_what_nothing_dominates_and_dominates_the_rest(points: list
         assert all(later > number for other, later in zip(points, numbers, strict=True) if front.dominates(one, other))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(POINTS)
 def test_hypervolume_counts_the_cells_that_are_dominated(points: list[tuple[float, ...]]) -> None:
     reference = (4.0,) * len(points[0])

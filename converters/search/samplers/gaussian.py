@@ -21,7 +21,7 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from converters.search.domains import Choice
 from converters.search.samplers.base import Judged, Task, judged, shares
 from converters.search.samplers.scalar import chebyshev, scale_of
-from converters.search.space import RECIPE, Space
+from converters.search.space import Space, Values
 from converters.search.trial import Candidate, Trial, Value
 
 Matrix = npt.NDArray[np.float64]
@@ -41,7 +41,7 @@ class GaussianProcess:
         listed = (
             {each.key: each for each in task.space.everything()} if size is not None and size <= MOST_LISTED else {}
         )
-        self._everything = [each for each in listed.values() if task.space.refusal(each) is None]
+        self._everything = [each.values for each in listed.values()]
 
     def ask(self, trials: Sequence[Trial], attempt: int = 0) -> Candidate | None:
         """The candidate that was not tried with the most improvement to expect; a draw before ten trials are complete."""
@@ -50,17 +50,19 @@ class GaussianProcess:
         if sum(one.known for one in seen) < STARTUP:
             return task.random(generator)
         tried = {trial.candidate.key for trial in trials}
-        pool = [each for each in self._pool(seen, generator) if each.key not in tried]
-        if not pool:
-            return task.random(generator)
+        pool = self._everything or self._drawn(seen, generator)
         worth, mean = self._worth(seen, encoded(task.space, pool), generator)
         # Where nothing is expected to improve, the lowest mean is best.
-        return pool[int(np.lexsort((mean, -worth))[0])]
+        for place in np.lexsort((mean, -worth)).tolist():
+            candidate = task.space.candidate(pool[place])
+            if candidate.key not in tried and task.space.refusal(candidate) is None:
+                return candidate
+        return task.random(generator)
 
     def _worth(self, seen: Sequence[Judged], pool: Matrix, generator: np.random.Generator) -> tuple[Matrix, Matrix]:
         """Of each row of the pool the improvement to expect, and the mean."""
         task = self._task
-        known = encoded(task.space, [one.trial.candidate for one in seen])
+        known = encoded(task.space, [one.trial.candidate.values for one in seen])
         scale = scale_of([one.losses for one in seen if one.known])
         weights = generator.dirichlet(np.ones(len(task.objectives))) if len(task.objectives) > 1 else np.ones(1)
         losses = np.array([chebyshev(scale.normal(one.losses), weights.tolist()) for one in seen])
@@ -75,29 +77,26 @@ class GaussianProcess:
                 worth = worth * ndtr(-beyond / doubt)
         return worth, mean
 
-    def _pool(self, seen: Sequence[Judged], generator: np.random.Generator) -> list[Candidate]:
-        """Candidates to choose from, each once."""
-        if self._everything:
-            return self._everything
-        task = self._task
-        found = [task.random(generator) for _ in range(DRAWS)]
+    def _drawn(self, seen: Sequence[Judged], generator: np.random.Generator) -> list[Values]:
+        """Values to choose from: draws, and neighbours of the best."""
+        space, draws = self._task.space, shares(generator)
+        found: list[Values] = [space.draw(draws) for _ in range(DRAWS)]
         best = sorted(
             seen, key=lambda one: (not one.feasible, sum(max(0.0, each) for each in one.excesses), one.losses)
         )
         for one in best[:PARENTS]:
-            found += [_neighbour(task.space, one.trial.candidate, generator) for _ in range(CHILDREN)]
-        unique = {each.key: each for each in found}
-        return [each for each in unique.values() if task.space.refusal(each) is None]
+            found += [_neighbour(space, one.trial.candidate.values, generator) for _ in range(CHILDREN)]
+        return found
 
 
-def encoded(space: Space, candidates: Sequence[Candidate]) -> Matrix:
-    """float64 [candidates, columns], each in [0, 1]: a range is one column, a choice one per option; what is not at work is the middle."""
+def encoded(space: Space, points: Sequence[Values]) -> Matrix:
+    """float64 [points, columns], each in [0, 1]: a range is one column, a choice one per option; what is not at work is the middle."""
     columns: list[Matrix] = []
     for name, domain in space.parameters.items():
-        values = [candidate.values.get(name) for candidate in candidates]
+        values = [point.get(name) for point in points]
         if isinstance(domain, Choice):
             # An option that is taken lies as far from another as the ends of a range.
-            place = np.array([-1 if value is None else int(domain.unit(value) * domain.count) for value in values])
+            place = np.array([-1 if value is None else domain.place(value) for value in values])
             hot = (place[:, None] == np.arange(domain.count)) / np.sqrt(2.0)
             hot[place < 0] = 1 / (np.sqrt(2.0) * domain.count)
             columns.append(hot)
@@ -110,7 +109,7 @@ def _predicted(known: Matrix, figures: Matrix, pool: Matrix, seed: int) -> tuple
     """Mean and standard deviation [rows of the pool] of a process fitted to `figures` [rows of known]."""
     lengths = np.full(known.shape[1], 0.5)
     kernel = ConstantKernel(1.0, (1e-2, 1e2)) * Matern(lengths, (5e-2, 2e1), nu=2.5) + WhiteKernel(1e-3, (1e-6, 1e-1))
-    process = GaussianProcessRegressor(kernel, normalize_y=True, n_restarts_optimizer=1, random_state=seed)
+    process = GaussianProcessRegressor(kernel, normalize_y=True, random_state=seed)
     with warnings.catch_warnings():
         # A length at its bound only says that a column does not matter.
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -126,19 +125,18 @@ def _improvement(mean: Matrix, spread: Matrix, best: float) -> Matrix:
     return np.asarray((best - mean) * ndtr(gain) + spread * density)
 
 
-def _neighbour(space: Space, candidate: Candidate, generator: np.random.Generator) -> Candidate:
-    """The candidate with one parameter moved or drawn anew; where that is the recipe, all of the new one's others are drawn."""
-    names = space.active(candidate.values)
+def _neighbour(space: Space, values: Values, generator: np.random.Generator) -> Values:
+    """The same with one parameter moved or drawn anew; where that is the recipe, all that the new one adds are drawn."""
+    names = space.active(values)
     name = names[int(generator.integers(len(names)))]
     domain = space.parameters[name]
     draws = shares(generator)
-    old: dict[str, Value] = dict(candidate.values)
+    moved: dict[str, Value] = dict(values)
     if isinstance(domain, Choice):
-        old[name] = domain.drawn(next(draws))
+        moved[name] = domain.drawn(next(draws))
     else:
-        old[name] = domain.at(domain.unit(old[name]) + STRIDE * float(generator.normal()))
-    if name == RECIPE:
-        old = {
-            each: old[each] if each in old else space.parameters[each].drawn(next(draws)) for each in space.active(old)
-        }
-    return space.candidate(old)
+        moved[name] = domain.at(domain.unit(moved[name]) + STRIDE * float(generator.normal()))
+    return {
+        each: moved[each] if each in moved else space.parameters[each].drawn(next(draws))
+        for each in space.active(moved)
+    }

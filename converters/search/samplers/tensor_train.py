@@ -27,8 +27,8 @@ SIDE = LEVELS + 3
 RANK = 2
 # The first trials alone decide what a large difference is: if every trial did, the sweeps would change their minds all the time.
 SETTLED = 10
-# When it has asked for nothing new in so many calls, it begins again from another seed, so many times.
-MOST_CALLS, RESTARTS = 64, 16
+# When so many sweeps have asked for nothing new, it begins again from another seed, so many times.
+SWEEPS, RESTARTS = 4, 6
 _Answer = tuple[npt.NDArray[np.float64] | None, npt.NDArray[np.float64] | None]
 
 
@@ -60,7 +60,7 @@ class TensorTrain:
         def values(indices: npt.NDArray[np.int64], *_: Any) -> _Answer:
             nonlocal calls
             calls += 1
-            if calls > MOST_CALLS:
+            if calls > SWEEPS * len(self._shape):
                 return None, None
             answers = []
             for row in indices.tolist():

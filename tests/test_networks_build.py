@@ -82,7 +82,11 @@ def trained_like(weight: np.ndarray, path: str, rng: np.random.Generator) -> np.
     if weight.ndim > 1:
         taken = weight.shape[:2] if "depthwise" in path or "dw" in path else weight.shape[:-1]
         return rng.normal(0, np.sqrt(2 / np.prod(taken)), weight.shape)
-    return rng.uniform(0.5, 1.5, weight.shape) if path.endswith(("variance", "gamma")) else rng.normal(0, 0.1, weight.shape)
+    return (
+        rng.uniform(0.5, 1.5, weight.shape)
+        if path.endswith(("variance", "gamma"))
+        else rng.normal(0, 0.1, weight.shape)
+    )
 
 
 @pytest.mark.parametrize("name", ["shufflenet_v2", pytest.param("mobilenet_v3_small", marks=pytest.mark.slow)])

@@ -16,11 +16,11 @@ DEEP_DROP_PP = 0.3
 DEEP_RATIO = {"lenet300": 40.0, "lenet300_mnist": 40.0, "lenet5": 39.0, "lenet5_mnist": 39.0}
 # NVIDIA's and others' ResNet-50 with half of its parameters: 75.1 → 72.4.
 HALF_DROP_PP, HALF = 2.7, 0.5
-# What a step claims to make smaller: (word in the chain, column).
+# What a step claims to make smaller: (the step, column).
 CLAIMS: tuple[tuple[str, str], ...] = (
-    ("prune(", "size_gzip_bytes"),
-    ("prune(", "size_entropy_bytes"),
-    ("prune(", "effective_macs"),
+    ("prune", "size_gzip_bytes"),
+    ("prune", "size_entropy_bytes"),
+    ("prune", "effective_macs"),
     ("cluster", "size_gzip_bytes"),
     ("cluster", "size_entropy_bytes"),
     ("prune_structured", "parameters"),
@@ -28,14 +28,14 @@ CLAIMS: tuple[tuple[str, str], ...] = (
     ("prune_structured", "macs"),
     ("factorize", "parameters"),
     ("factorize", "size_bytes"),
-    ("distill(0.", "parameters"),
-    ("distill(0.", "size_bytes"),
-    ("distill(0.", "macs"),
+    ("distill_0", "parameters"),
+    ("distill_0", "size_bytes"),
+    ("distill_0", "macs"),
     (INT8, "size_bytes"),
     (INT8, "size_gzip_bytes"),
 )
 # Steps that change shapes, and so must be felt in the latency, in fp32 against fp32.
-FASTER = ("prune_structured", "distill(0.")
+FASTER = ("prune_structured", "distill_0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,30 +62,39 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
     return found
 
 
+def _has(row: Row, step: str) -> bool:
+    """Whether the step, or the precision, is in the row's chain. `distill_0`: a student narrower than the base."""
+    words = row["steps"].split("+")
+    other = ("prune_structured",) if step == "prune" else ()
+    return any(
+        word == step or (word.startswith((f"{step}_", f"{step}.")) and not word.startswith(other)) for word in words
+    )
+
+
 def _sizes(row: Row, base: Row) -> Iterable[Verdict]:
     for step, column in CLAIMS:
-        if step not in row["steps"]:
+        if not _has(row, step):
             continue
         after, before = row.get(column), base.get(column)
         if after is None or before is None:
-            yield _of(row, f"{step.rstrip('(0.')}: {column} smaller", None, "not told")
+            yield _of(row, f"{step.removesuffix('_0')}: {column} smaller", None, "not told")
         else:
-            yield _of(row, f"{step.rstrip('(0.')}: {column} smaller", after < before, f"{before} → {after}")
+            yield _of(row, f"{step.removesuffix('_0')}: {column} smaller", after < before, f"{before} → {after}")
 
 
 def _latency(row: Row, _base: Row) -> Iterable[Verdict]:
-    if INT8 in row["steps"]:
+    if _has(row, INT8):
         return
     for step in FASTER:
-        if step in row["steps"]:
+        if _has(row, step):
             ratio = row["latency_ratio"]
             kept = None if ratio is None else ratio < 1.0
             figure = "not measured" if ratio is None else f"{ratio:.3f} of the base's"
-            yield _of(row, f"{step.rstrip('(0.')}: latency lower", kept, figure)
+            yield _of(row, f"{step.removesuffix('_0')}: latency lower", kept, figure)
 
 
 def _deep(row: Row, _base: Row) -> Iterable[Verdict]:
-    if row["model"] in DEEP_RATIO and row["steps"].endswith("entropy"):
+    if row["model"] in DEEP_RATIO and _has(row, "entropy"):
         ratio, drop = row["entropy_file_ratio"], row["accuracy_drop_pp"]
         goal = DEEP_RATIO[row["model"]]
         kept = None if ratio is None or drop is None else ratio >= goal and drop <= DEEP_DROP_PP
@@ -93,7 +102,7 @@ def _deep(row: Row, _base: Row) -> Iterable[Verdict]:
 
 
 def _half(row: Row, base: Row) -> Iterable[Verdict]:
-    if row["model"] == "resnet" and row["steps"].startswith("prune_structured(0.5") and INT8 not in row["steps"]:
+    if row["model"] == "resnet" and row["steps"].startswith("prune_structured_0.5") and not _has(row, INT8):
         share, drop = row["parameters"] / base["parameters"], row["accuracy_drop_pp"]
         kept = share <= HALF and drop <= HALF_DROP_PP
         yield _of(

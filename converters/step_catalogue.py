@@ -109,6 +109,14 @@ _RATE = Parameter(
 _TUNING = (_epochs(3), _RATE)
 
 _LAYER_RATIO = r"[^:/\s]+:(?:0?\.\d+|0\.?|\d+(?:\.\d+)?e-\d+)"
+_STRIDE = Parameter(
+    "stride",
+    str,
+    "keep",
+    "relax: the first layer with a stride gets the stride 1, to keep detail",
+    choices=("keep", "relax"),
+)
+_INPUT = Parameter("input", str, "", "name of the input to transform, where the model has several")
 
 STEPS: dict[str, StepInfo] = {
     info.name: info
@@ -269,6 +277,45 @@ STEPS: dict[str, StepInfo] = {
             "Nagel et al., arXiv:1906.04721, section 4.2",
             "calibrate(mse) > correct_bias > static_wi8_ai8",
             (Parameter("weight_bits", int, None, "bits of the weights, where no calibrate stands before it (then 8)", 4, 8),),
+        ),
+        StepInfo(
+            "lower_resolution",
+            "converters.compress.transform_input:lower_resolution",
+            "the network sees its input at a part of the resolution; the reduction is its first layer",
+            "resolution multiplier: Howard et al., arXiv:1704.04861",
+            "lower_resolution(0.5)",
+            (
+                Parameter("scale", float, 0.5, "of rows and columns, or of time steps: 0.5, 0.33 …; any from 0.5 with bilinear", 0, 1, open_ended=True),
+                Parameter("method", str, "average", "how values are joined", choices=("average", "bilinear")),
+                _STRIDE,
+                _INPUT,
+                *_TUNING,
+            ),
+        ),
+        StepInfo(
+            "grayscale",
+            "converters.compress.transform_input:grayscale",
+            "the network sees pictures without colour; the mix of channels is its first layer",
+            "luma: Rec. ITU-R BT.601",
+            "grayscale",
+            (
+                Parameter("weights", str, "luma", "of red, green and blue; trained: begun there and trained on", choices=("luma", "trained")),
+                _INPUT,
+                *_TUNING,
+            ),
+        ),
+        StepInfo(
+            "haar",
+            "converters.compress.transform_input:haar",
+            "the network sees bands of Haar's wavelet at half the resolution; the wavelet is its first layer",
+            "Haar, Mathematische Annalen 69, 1910; Mallat, IEEE PAMI 11(7), 1989; bands as channels: Fujieda et al., arXiv:1805.08620",
+            "haar(all)",
+            (
+                Parameter("bands", str, "low", "the low one, or all as channels", choices=("low", "all")),
+                _STRIDE,
+                _INPUT,
+                *_TUNING,
+            ),
         ),
         StepInfo(
             "entropy",

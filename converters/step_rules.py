@@ -38,6 +38,9 @@ _NOT_AFTER: dict[tuple[str, str], str] = {
     for later, what in (
         ("prune_structured", "it removes tensors"),
         ("factorize", "it splits layers into others"),
+        ("lower_resolution", "it makes the network again for other maps"),
+        ("grayscale", "it makes the network again for other channels"),
+        ("haar", "it makes the network again for other maps"),
         ("cluster", "it moves the weights after the training with rounding: put it before qat, which keeps it"),
         ("prune", "it moves the weights after the training with rounding: put it before qat, which keeps it"),
         ("distill", "it trains without the rounding: put it before qat"),
@@ -51,6 +54,9 @@ _NOT_AFTER |= {
     for later, what in (
         ("prune_structured", "it removes tensors"),
         ("factorize", "it splits layers into others"),
+        ("lower_resolution", "it makes the network again for other maps"),
+        ("grayscale", "it makes the network again for other channels"),
+        ("haar", "it makes the network again for other maps"),
         ("cluster", "it moves the weights"),
         ("prune", "it moves the weights"),
         ("distill", "it trains without the rounding"),

@@ -20,8 +20,8 @@ TEST_IMAGES = 1000
 CALIBRATION_IMAGES = 200
 
 
-def build() -> Any:
-    """The untrained model (about 55 k parameters, about 3.5 million multiply-accumulates)."""
+def build(channels: int = 1) -> Any:
+    """The untrained model (about 55 k parameters, about 3.5 million multiply-accumulates) for images of that many channels."""
     import keras
     from keras import layers
 
@@ -36,7 +36,7 @@ def build() -> Any:
         same = strides == 1 and x.shape[-1] == filters
         return layers.Add(name=f"{name}_add")([x, y]) if same else y
 
-    image = keras.Input((28, 28, 1), name="image")
+    image = keras.Input((28, 28, channels), name="image")
     x = normalised(layers.Conv2D(16, 3, padding="same", use_bias=False, name="stem")(image), "stem")
     for index, (filters, strides) in enumerate([(32, 2), (64, 1), (64, 1), (128, 2), (128, 1), (128, 1)]):
         x = separable(x, filters, strides, f"block{index + 1}")

@@ -16,6 +16,7 @@ import numpy as np
 from converters.compress.channel_rules_shape import SHAPE_RULES, same
 from converters.compress.channels import Label, Product, Rule, Trace
 from converters.compress.graph import Call
+from converters.compress.transform_layers import FIXED, is_transform
 
 # Activations that treat every value alone. The others (softmax and its like, glu) mix channels.
 _ELEMENTWISE = (
@@ -120,6 +121,10 @@ def convolution(trace: Trace, call: Call) -> list[Label]:
     """Takes the channels and makes others; grouped ones stay as they are."""
     layer, label = call.operation, trace.label(call.inputs[0])
     axis = channel_axis(layer, len(label))
+    if is_transform(layer):
+        found = trace.unmoved(call, FIXED)
+        _product(trace, call, "kernel", call.outputs[0], axis, found[0])
+        return found
     if layer.groups > 1:
         return trace.unmoved(call, "is a grouped convolution")
     if not _plain(layer):

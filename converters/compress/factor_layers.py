@@ -12,6 +12,7 @@ import numpy as np
 
 from converters.compress.decompose import CP, SPATIAL_SVD, SVD, TUCKER, Array
 from converters.compress.ranks import Site
+from converters.compress.transform_layers import FIXED, is_transform
 
 _ONE_DIMENSION = 1
 # Weights of fewer dimensions (scales, shifts, biases) are no kernels.
@@ -27,6 +28,8 @@ def refusal(layer: Any) -> str | None:
         if all(len(weight.shape) < KERNEL_RANK for weight in layer.trainable_weights):
             return ""
         return f"{type(layer).__name__} is {_kind(layer)}: factorize treats Dense, Conv1D and Conv2D"
+    if is_transform(layer):
+        return FIXED
     if getattr(layer, "quantization_mode", None):
         return "it is quantized already"
     if layer.lora_enabled:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from converters.compress.context import Array
+from converters.compress.transform_layers import FIXED, is_transform
 
 # Names of the variables that count, by class of Keras. Attention, recurrent layers and wrappers consist of these.
 KERNELS: Mapping[str, tuple[str, ...]] = {
@@ -82,6 +83,8 @@ def find(model: Any) -> tuple[list[Kernel], dict[str, str]]:
 
 def _reason(layer: Any) -> str | None:
     """Why a layer and all within it are not for us to change; None when they are."""
+    if is_transform(layer):
+        return FIXED
     if not type(layer).__module__.startswith("keras."):
         return f"{type(layer).__name__} is a layer of your own, which may do anything with its weights"
     if getattr(layer, "quantization_mode", None) is not None:

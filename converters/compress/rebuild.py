@@ -35,7 +35,7 @@ def rebuild(graph: Graph, cuts: Mapping[int, Cut] | None = None, instead: Mappin
     import keras
 
     cuts, instead = cuts or {}, dict(instead or {})
-    made = {tensor: _input(graph.tensors[tensor]) for tensor in graph.inputs}
+    made = {tensor: input_again(graph.tensors[tensor]) for tensor in graph.inputs}
     operations: dict[int, Any] = {}
 
     def tensor(index: int) -> Any:
@@ -50,7 +50,7 @@ def rebuild(graph: Graph, cuts: Mapping[int, Cut] | None = None, instead: Mappin
         key = id(call.operation)
         fresh = key not in operations
         if fresh:
-            operations[key] = _again(call, cuts.get(key))
+            operations[key] = again(call, cuts.get(key))
         try:
             results = keras.tree.flatten(operations[key](*filled(call.args), **filled(call.kwargs)))
         except (ValueError, TypeError) as error:
@@ -87,14 +87,14 @@ def _line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def _input(tensor: Any) -> Any:
+def input_again(tensor: Any) -> Any:
     """A new input of the same name, shape and dtype."""
     operation, _, _ = tensor._keras_history  # noqa: SLF001  the only way from a tensor to its layer
     return type(operation).from_config(operation.get_config()).output
 
 
-def _again(call: Call, cut: Cut | None) -> Any:
-    """The same operation without its weights yet."""
+def again(call: Call, cut: Cut | None) -> Any:
+    """The same operation without its weights yet, with the settings of `cut`. Raises ToolError when it cannot be made."""
     import keras
 
     operation = call.operation

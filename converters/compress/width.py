@@ -15,6 +15,7 @@ from converters.compress.channels import Count, Ids, Shape
 from converters.compress.graph import Call, Graph, Ref, read_graph
 from converters.compress.groups import Structure, read_structure
 from converters.compress.rebuild import needed, values
+from converters.compress.transform_layers import is_transform
 from converters.errors import RefusedError
 
 SEED_RANGE = 2**32
@@ -107,6 +108,8 @@ def _again(call: Call, changes: dict[str, Any]) -> Any:
     config = dict(call.operation.get_config())
     if "name" in config:
         config["name"] = call.name
+    if is_transform(call.operation):
+        return type(call.operation).from_config(config)
     return type(call.operation).from_config(_thawed(config | changes))
 
 
@@ -118,8 +121,10 @@ def _thawed(config: Any) -> Any:
 
 
 def _carry_statistics(old: Any, new: Any) -> None:
-    """Layers that hold weights and none to train were adapted to the data, not trained."""
-    if new is None or new is old or not getattr(new, "weights", None) or new.trainable_weights:
+    """Layers that hold weights and none to train were adapted to the data, not trained; input transforms are as they were made."""
+    if new is None or new is old or not getattr(new, "weights", None):
+        return
+    if new.trainable_weights and not is_transform(old):
         return
     for source, target in zip(old.weights, new.weights, strict=True):
         if tuple(source.shape) != tuple(target.shape):

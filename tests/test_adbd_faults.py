@@ -141,6 +141,7 @@ def test_a_full_device_fails_a_push_and_removes_it(device: RunningDaemon, client
     assert push(client, 200_000, "/y")[:4] == b"OKAY"
 
 
+@pytest.mark.quiet
 def test_a_slow_link_paces_bytes_and_packets(device: RunningDaemon, client: WireClient) -> None:
     device.inject(SlowLink(bytes_per_s=500_000))
     start = time.monotonic()

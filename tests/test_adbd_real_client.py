@@ -317,6 +317,7 @@ def test_a_full_device_says_so(client: AdbServer, phone: RunningDaemon, tmp_path
     assert client.run(*on(phone, "push", tmp_path / "file", tmp_path / "there")).returncode == 0
 
 
+@pytest.mark.quiet
 def test_a_slow_link_is_slow(client: AdbServer, phone: RunningDaemon, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(os.urandom(1_000_000))
     phone.inject(SlowLink(bytes_per_s=1_000_000))

@@ -44,6 +44,7 @@ def test_the_same_bytes_twice_in_another_place(litert, tmp_path, monkeypatch) ->
     assert again.path.read_bytes() == litert.path.read_bytes()
 
 
+@pytest.mark.quiet
 def test_a_stored_bundle_is_found_again_at_once(litert) -> None:
     import time
 

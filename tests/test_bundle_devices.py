@@ -90,6 +90,7 @@ def test_an_empty_root_runs_all_engines_and_is_left_as_it_was(x86, root) -> None
     assert not list((root.parent / "work").iterdir())
 
 
+@pytest.mark.quiet
 @pytest.mark.slow
 def test_a_second_push_of_the_same_bundle_takes_less_than_a_second(x86, root) -> None:
     import time

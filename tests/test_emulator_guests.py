@@ -174,6 +174,7 @@ def test_a_guest_that_reboots_by_itself_is_awaited(start: Start) -> None:
     assert (running._instance.folder / "pid").read_text(encoding="ascii") == pid, "QEMU itself went on"
 
 
+@pytest.mark.quiet
 def test_virtual_time_repeats_over_boots_and_orders_variants() -> None:
     """Three boots: each variant within half a per cent of its median, and the same one is always the faster."""
     found: dict[str, list[float]] = {}

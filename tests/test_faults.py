@@ -47,11 +47,13 @@ def test_the_page_is_what_the_matrix_says() -> None:
 def on(*faults: str) -> Any:
     """Run a test for these faults on every transport where they can happen, each with its outcome."""
     marks = {"local": pytest.mark.slow, "ssh": pytest.mark.ssh, "adb": pytest.mark.adb}
-    chosen = [
-        pytest.param(fault, transport, outcome, id=f"{fault.replace(' ', '-')}-{transport}", marks=marks[transport])
-        for fault, transport, outcome in cases()
-        if fault in faults
-    ]
+
+    def one(fault: str, transport: str, outcome: str) -> Any:
+        name = f"{fault.replace(' ', '-')}-{transport}"
+        # Each has a device of its own, so they need not wait for each other.
+        return pytest.param(fault, transport, outcome, id=name, marks=(marks[transport], pytest.mark.xdist_group(name)))
+
+    chosen = [one(*found) for found in cases() if found[0] in faults]
     assert {case.values[0] for case in chosen} == set(faults)
     return pytest.mark.parametrize(("fault", "transport", "outcome"), chosen)
 

@@ -37,7 +37,7 @@ from harness.session.metering import READINGS, choose_meter
 from harness.store import Store
 from harness.table import build_rows
 
-pytestmark = [pytest.mark.power, pytest.mark.emulator, pytest.mark.slow]
+pytestmark = [pytest.mark.power, pytest.mark.emulator, pytest.mark.slow, pytest.mark.quiet]
 
 HERE = Path(__file__).parent
 BUS = "/sys/bus/i2c/devices/i2c-0"

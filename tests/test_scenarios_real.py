@@ -62,6 +62,7 @@ def test_every_engine_works_in_batches_and_streams(tmp_path: Path) -> None:
     assert (facts["tiny_ov.xml"]["threads"], facts["tiny_ov.xml"]["threads_of_all_streams"]) == (1, 2)
 
 
+@pytest.mark.quiet
 def test_some_seconds_without_a_pause(tmp_path: Path) -> None:
     data = measure(tmp_path, ("tiny.onnx",), scenario="sustained", duration_s=2.0)
     (run,) = (run for run in data.runs if run.kind == SUSTAINED)

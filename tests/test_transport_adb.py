@@ -155,6 +155,7 @@ def test_one_stream_that_nobody_reads_holds_up_no_other(transport: AdbTransport,
     flood.kill()
 
 
+@pytest.mark.quiet
 def test_many_small_commands_are_quick(transport: AdbTransport) -> None:
     started = time.monotonic()
     for _ in range(40):

@@ -51,6 +51,7 @@ def test_files_travel_without_sftp_and_sha256sum(tmp_path: Path) -> None:
     server.stop()
 
 
+@pytest.mark.quiet
 def test_one_connection_serves_all(sshd: Sshd, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"data")
     with open_transport(sshd.profile()) as transport:
@@ -161,6 +162,7 @@ def test_a_bad_identity_file_is_named(sshd: Sshd, tmp_path: Path, content: str |
         open_transport(sshd.profile(identity_file=str(path)))
 
 
+@pytest.mark.quiet
 def test_a_closed_port_fails_at_once(sshd: Sshd) -> None:
     started = time.monotonic()
     with pytest.raises(TransportError, match="refuses connections") as caught:
@@ -169,6 +171,7 @@ def test_a_closed_port_fails_at_once(sshd: Sshd) -> None:
     assert time.monotonic() - started < 2
 
 
+@pytest.mark.quiet
 def test_a_silent_host_fails_in_time(sshd: Sshd) -> None:
     with contextlib.closing(socket.socket()) as silent:
         silent.bind(("127.0.0.1", 0))

@@ -318,6 +318,26 @@ STEPS: dict[str, StepInfo] = {
             ),
         ),
         StepInfo(
+            "mixed",
+            "converters.compress.mixed_precision:apply",
+            "gives each layer the bits that it needs, by measured sensitivity, within a budget",
+            "sensitivity: Cai et al., arXiv:2001.00281 (ZeroQ), Dong et al., arXiv:1911.03852 (HAWQ); integer program: Yao et al., "
+            "arXiv:2011.10680 (HAWQ-V3)",
+            "mixed(4.5) > static_wi8_ai8",
+            (
+                Parameter("bits", float, None, "mean bits of the weights (4.5 where no other budget is given)", 2, 16),
+                Parameter("size_bytes", int, None, "bytes of all weights: kernels with their bits, the rest in float32", 1, 10**12),
+                Parameter("bit_operations", float, None, "products times the bits of both factors, as a share of what they are with 8 bits everywhere", 0, 4, open_ended=True),
+                Parameter("latency_ms", float, None, "of one inference, by the latency_table", 0, 10**7, open_ended=True),
+                Parameter("latency_table", str, "", "path of measured times by bits and layer (.json), from `harness explain`", is_path=True),
+                Parameter("candidates", str, "8/6/4/3/2", "bits that a layer may have, of 2 to 16", syntax=(r"\d+(?:/\d+)*", "numbers of bits like 8/4/2")),
+                Parameter("activations", str, "8", "bits that activations may have, where bit_operations are given", choices=("8", "16/8")),
+                Parameter("granularity", str, "per_channel", "of the weights", choices=("per_channel", "per_tensor")),
+                Parameter("epochs", int, 0, "epochs of training with the bits chosen, 0 for none", 0, 10_000),
+                _RATE,
+            ),
+        ),
+        StepInfo(
             "entropy",
             "converters.compress.entropy:apply",
             "writes the weights as a Huffman-coded file beside the variant; the model stays as it is",

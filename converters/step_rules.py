@@ -20,12 +20,13 @@ FACT_CALIBRATION_ROWS = "calibration_rows"  # whether there are rows to calibrat
 TRAINING_ROWS_WANTED = "rows of x and x_test only test, so put some of their own into x_train, y_train (images: a folder train)"
 
 # Steps that leave a fake-quantised model, with the ranges and scales that go into every format.
-ROUNDING = ("qat", "calibrate", "adaround", "correct_bias")
+ROUNDING = ("qat", "mixed", "calibrate", "adaround", "correct_bias")
 # Those that decide by themselves how many bits weights have, where no step before them has.
 BITS_DEFAULT = 8
 
 _ONCE = {
     "qat": "the rounding of integers is already in the training loop",
+    "mixed": "each layer has its bits already",
     "calibrate": "the ranges are chosen already",
     "adaround": "the rounding is learnt already",
     "correct_bias": "the biases are corrected already",
@@ -50,7 +51,7 @@ _NOT_AFTER: dict[tuple[str, str], str] = {
 _REFINING = ("calibrate", "adaround", "correct_bias")
 _NOT_AFTER |= {
     (later, earlier): f"{what}, and {earlier} has fitted the model to its integers as it was"
-    for earlier in _REFINING
+    for earlier in ("mixed", *_REFINING)
     for later, what in (
         ("prune_structured", "it removes tensors"),
         ("factorize", "it splits layers into others"),
@@ -66,6 +67,8 @@ _NOT_AFTER |= {
     )
 }
 _NOT_AFTER |= {
+    ("calibrate", "mixed"): "it chooses ranges and bits from the float model, as mixed has done",
+    **{("mixed", each): f"it chooses bits by the float model, which {each} has rounded" for each in ("qat", *_REFINING)},
     ("equalize", "qat"): "it moves factors between layers, and the scales that qat has learnt belong to them as they were",
     ("calibrate", "qat"): "the ranges that qat has trained would be lost",
     ("adaround", "qat"): "qat has trained the weights with their rounding: another would undo that",
@@ -95,7 +98,7 @@ def refusals() -> list[tuple[str, str]]:
     lines += [(f"`{name}` before another step", why) for name, why in _LAST.items()]
     lines += [(f"`{earlier} > {later}`", why) for (later, earlier), why in _NOT_AFTER.items()]
     lines += [("`qat` before any other precision", _QAT_WANTS)]
-    lines += [(f"`{name}` before any other precision", f"{name} {_REFINING_WANTS}") for name in _REFINING]
+    lines += [(f"`{name}` before any other precision", f"{name} {_REFINING_WANTS}") for name in ("mixed", *_REFINING)]
     lines += [(f"`calibrate > {name}(weight_bits=…)`", f"{name} {_BITS_TWICE}") for name in _REFINING[1:]]
     return [*lines, ("any step on a SavedModel", _SAVED_MODEL)]
 
@@ -109,7 +112,7 @@ def trains(step: Step) -> bool:
 def weight_bits(steps: Sequence[Step]) -> int | None:
     """Bits of the weights of the fake-quantised model that these steps leave; None when they leave another."""
     step = next((step for step in steps if step.name in ROUNDING), None)
-    return None if step is None else int(step.values["weight_bits"] or BITS_DEFAULT)
+    return None if step is None else int(step.values.get("weight_bits") or BITS_DEFAULT)
 
 
 def needs_rows(step: Step) -> bool:
@@ -147,7 +150,7 @@ def _order_reason(steps: Sequence[Step]) -> str | None:
         for before in earlier:
             if (step.name, before) in _NOT_AFTER:
                 return f"{step.name} cannot follow {before}: {_NOT_AFTER[step.name, before]}"
-        if step.name in _REFINING and step.values["weight_bits"] and set(earlier).intersection(_REFINING):
+        if step.name in _REFINING and step.values["weight_bits"] and set(earlier).intersection(ROUNDING):
             return f"{step.name} {_BITS_TWICE}"
         if step.name in _LAST and position + 1 < len(steps):
             return f"{step.name} must be the last step: {_LAST[step.name]}"
@@ -158,7 +161,7 @@ def _facts_reason(steps: Sequence[Step], facts: Mapping[str, Any]) -> str | None
     if facts.get(FACT_BASE_KIND) == "saved_model":
         return f"{steps[0].name}: {_SAVED_MODEL}"
     if facts.get(FACT_CALIBRATION_ROWS) is False:
-        step = next((step for step in steps if step.name in _REFINING), None)
+        step = next((step for step in steps if step.name in ("mixed", *_REFINING)), None)
         if step is not None:
             return (
                 f"{step.text} fits the model to calibration rows, and there are none: give data, labels are not needed"

@@ -196,6 +196,8 @@ def _trained_reason(recipe: Recipe, facts: Mapping[str, Any]) -> str | None:
     trained = facts.get(FACT_TRAINED_RANGES)
     bits = trained["weight_bits"] if trained else _trained_bits(recipe)
     maker = "calibrate" if any(step.name in ROUNDING and step.name != "qat" for step in recipe.steps) else "qat"
+    if recipe.mode == "static" and recipe.weights == "i4" and any(step.name == "mixed" for step in recipe.steps):
+        return "mixed gives each layer its own bits, and TFLite stores those of 4 and fewer in 4: use static_wi8_ai8"
     if recipe.mode == "static" and recipe.weights == "i4" and bits is not None and bits > 4:  # noqa: PLR2004
         return f"the weights are trained for {bits} bits, and 4 would undo that: use {maker}(weight_bits=4)"
     if not trained:
@@ -203,6 +205,11 @@ def _trained_reason(recipe: Recipe, facts: Mapping[str, Any]) -> str | None:
     if recipe.mode != "static" or recipe.activations not in ("i8", "u8"):
         return (
             "the model was trained for integer kernels with 8-bit activations: static_wi8_ai8 keeps what it has learnt"
+        )
+    if recipe.format == "tflite" and trained["wide_ranges"]:
+        return (
+            f"TensorFlow Lite has 16-bit activations for whole models only, not for {len(trained['wide_ranges'])} tensors among "
+            "others of 8: use mixed(activations=8), or static_wi8_ai16 without mixed"
         )
     if recipe.granularity == "per_tensor" and trained["granularity"] != "per_tensor":
         return f"the weights were trained with one scale per channel: use {maker}(granularity=per_tensor)"

@@ -4,6 +4,7 @@ fashion   the demo's depthwise-separable CNN, as it ships
 imu       a 1-D CNN on two-second windows of a watch's accelerometer and gyroscope; tested on persons it has never seen
 lenet300, lenet5   LeCun et al. 1998, as Deep Compression (Han et al., arXiv:1510.00149) has them, on Fashion-MNIST; `_mnist`: on digits
 resnet    a residual network of 14 layers (He et al., arXiv:1512.03385, section 4.2) on Fashion-MNIST
+mobilenet_v2   eight inverted residuals (Sandler et al., arXiv:1801.04381) for the small images of Fashion-MNIST
 """
 
 from __future__ import annotations
@@ -85,6 +86,37 @@ def resnet() -> Any:
     return keras.Model(image, layers.Dense(CLASSES, name="logits")(x), name="resnet")
 
 
+# Factor of expansion, filters, stride of each inverted residual.
+INVERTED = ((1, 8, 1), (4, 16, 2), (4, 16, 1), (4, 24, 1), (4, 24, 1), (4, 40, 2), (4, 40, 1), (4, 64, 1))
+
+
+def mobilenet_v2() -> Any:
+    """MobileNetV2 with the strides and widths of small images; about 86 k parameters."""
+    import keras
+    from keras import layers
+
+    def normed(x: Any, name: str, *, relu: bool = True) -> Any:
+        x = layers.BatchNormalization(momentum=0.95, name=f"{name}_bn")(x)
+        return layers.ReLU(6.0, name=f"{name}_relu")(x) if relu else x
+
+    image = keras.Input((28, 28, 1), name="image")
+    x = normed(layers.Conv2D(16, 3, 2, padding="same", use_bias=False, name="stem")(image), "stem")
+    for index, (expansion, filters, strides) in enumerate(INVERTED, start=1):
+        name, short = f"block{index}", x
+        if expansion > 1:
+            widened = layers.Conv2D(expansion * x.shape[-1], 1, use_bias=False, name=f"{name}_expand")
+            x = normed(widened(x), f"{name}_expand")
+        depthwise = layers.DepthwiseConv2D(3, strides, padding="same", use_bias=False, name=f"{name}_depthwise")
+        x = normed(depthwise(x), f"{name}_depthwise")
+        x = layers.Conv2D(filters, 1, use_bias=False, name=f"{name}_project")(x)
+        x = normed(x, f"{name}_project", relu=False)
+        if x.shape == short.shape:
+            x = layers.Add(name=f"{name}_add")([short, x])
+    x = normed(layers.Conv2D(160, 1, use_bias=False, name="top")(x), "top")
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    return keras.Model(image, layers.Dense(CLASSES, name="logits")(x), name="mobilenet_v2")
+
+
 def fashion_arrays(data: Path) -> dict[str, np.ndarray]:
     """12,000 training and 5,000 test images in 0..1."""
     with np.load(data / "fashion_mnist_dev.npz", allow_pickle=False) as file:
@@ -153,6 +185,7 @@ MODELS: dict[str, tuple[Callable[[], Any] | None, Callable[[Path], dict[str, np.
     "lenet300_mnist": (lenet300, digits_arrays, 25),
     "lenet5_mnist": (lenet5, digits_arrays, 20),
     "resnet": (resnet, fashion_arrays, 12),
+    "mobilenet_v2": (mobilenet_v2, fashion_arrays, 12),
 }
 
 

@@ -123,6 +123,9 @@ def test_a_latency_table_is_read_from_times_or_from_explain(tmp_path: Path) -> N
         ],
     }
     path = tmp_path / "times.json"
+    path.write_text(json.dumps({"8": {"stem_1": 3.0, "m/head/x": 5.0, "stem_2x": 1.0}}), encoding="utf-8")
+    times = read_times(path, ["stem", "head_raw"])
+    assert (times.of("stem", 8), times.of("head_raw", 4), times.rest_ns) == (3.0, 5.0, 1.0)
     path.write_text(json.dumps({"8": explained, "4": {"stem": 2e6, "head": 5e5}}), encoding="utf-8")
     times = read_times(path, ["stem", "head"])
     assert times.rest_ns == 4e6

@@ -25,6 +25,8 @@ BITS, SIZE, OPERATIONS, LATENCY = "bits", "size_bytes", "bit_operations", "laten
 _BITS_PER_BYTE = 8
 _NS_PER_MS = 1e6
 _APART = re.compile(r"[/;:,\s]+")
+_NUMBERED = re.compile(r"_\d+$")
+_RAW = "_raw"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,14 @@ def _operators(content: Any) -> list[tuple[str, float]]:
 
 def _owner(operator: str, layers: Sequence[str]) -> str | None:
     parts = set(_APART.split(operator)) | {operator}
-    return next((layer for layer in layers if layer in parts), None)
+    # Keras numbers the names of a second trace.
+    numbered = {_NUMBERED.sub("", part) for part in parts}
+    for known in (parts, numbered):
+        for layer in layers:
+            # A last layer whose name the output keeps is called so where it is rounded (`quantize_build`).
+            if layer in known or layer.removesuffix(_RAW) in known:
+                return layer
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ def apply(model: Any, parameters: Mapping[str, Any], context: Context) -> StepRe
     Raises RefusedError for a model without a layer whose kernel could be rounded, for budgets that cannot be kept or counted, and for
     candidates that are none; ToolError when training comes to nothing.
     """
+    from converters.compress.quantize_bias import settle_biases
     from converters.compress.quantize_build import build, calibrate, finished
 
     candidates = _candidates(parameters["candidates"])
@@ -63,6 +64,7 @@ def apply(model: Any, parameters: Mapping[str, Any], context: Context) -> StepRe
             label="mixed",
         )
     result = finished(rounded.model)
+    settle_biases(result)
     files = _plots(problem, found, bits, context.folder)
     figures = {
         **_figures(problem, chosen, found, bits),

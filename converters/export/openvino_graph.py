@@ -29,7 +29,9 @@ TRAINED_TOLERANCE = 0.02
 _STATE_RANK = 2
 _LOOPS = ("Loop", "TensorIterator")
 _BITS = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "f64": "float64", "boolean": "bool"} | {
-    f"{letter}{bits}": f"{name}{bits}" for letter, name in (("i", "int"), ("u", "uint")) for bits in (2, 3, 4, 6, 8, 16, 32, 64)
+    f"{letter}{bits}": f"{name}{bits}"
+    for letter, name in (("i", "int"), ("u", "uint"))
+    for bits in (2, 3, 4, 6, 8, 16, 32, 64)
 }
 
 

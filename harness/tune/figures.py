@@ -69,13 +69,20 @@ def row_figures(row: Row, source: str, wanted: frozenset[str], figures: Figures)
             figures.intervals[name] = (low, high)
 
 
-def ratio_figures(data: SessionData, device: str, variant: str, reference: str, figures: Figures) -> None:
-    """The candidate's time over the reference's, from the runs that had both in them, with its interval over runs."""
-    name = "virtual_time_ratio" if "virtual_time_ns" in figures.metrics else "latency_ratio"
-    if variant == reference:
+def ratio_figures(data: SessionData, candidate: Row, reference: Row, figures: Figures) -> None:
+    """The candidate's time over the reference's, from the runs that had both in them, with its interval over runs.
+
+    Instructions repeat: there the ratio of the counts is all there is to say.
+    """
+    counted = candidate.virtual_time_ns is not None
+    name = "virtual_time_ratio" if counted else "latency_ratio"
+    if candidate.variant == reference.variant:
         figures.put(name, 1.0)
         return
-    (pair,) = compare_variants(data, device, reference, [variant]).pairs
+    if candidate.virtual_time_ns is not None and reference.virtual_time_ns:
+        figures.put(name, candidate.virtual_time_ns / reference.virtual_time_ns)
+        return
+    (pair,) = compare_variants(data, candidate.device, reference.variant, [candidate.variant]).pairs
     found = pair.comparison
     figures.put(name, found.ratio, found.reason)
     if found.ratio is not None and found.low is not None and found.high is not None:

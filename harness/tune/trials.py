@@ -212,7 +212,7 @@ class ConvertAndMeasure:
         if mine.status != OK:
             return mine.error or "it could not be measured"
         row_figures(mine, "device", setup.search.metrics, figures)
-        ratio_figures(data, setup.device.name, variant.name, reference.name, figures)
+        ratio_figures(data, mine, rows[reference.name], figures)
         return None
 
     def _check_device(self, reference: Row, *, alone: bool) -> None:

@@ -17,7 +17,9 @@ FACT_TRAINING_ROWS = "training_rows"  # whether the data hold labelled rows to t
 FACT_CALIBRATION_ROWS = "calibration_rows"  # whether there are rows to calibrate by, labelled or not
 
 # What to do when there are none; rows of `x` are tested by, and a model must not have seen those.
-TRAINING_ROWS_WANTED = "rows of x and x_test only test, so put some of their own into x_train, y_train (images: a folder train)"
+TRAINING_ROWS_WANTED = (
+    "rows of x and x_test only test, so put some of their own into x_train, y_train (images: a folder train)"
+)
 
 # Steps that leave a fake-quantised model, with the ranges and scales that go into every format.
 ROUNDING = ("qat", "mixed", "calibrate", "adaround", "correct_bias")

@@ -118,8 +118,11 @@ def make_network(request: NetworkRequest, say: Callable[[str], None]) -> Network
         worker = WorkerProcess("network", config, folder, limits, threads, threading.Event(), say)
         try:
             answer = worker.ask({"do": "compress", "request": dataclasses.asdict(job)})
-        finally:
-            worker.close()
+        except BaseException:
+            # Left to itself it would train on, and write a model that nobody waits for.
+            worker.kill()
+            raise
+        worker.close()
         if not answer["ok"]:
             raise _error(answer)
         values = json.loads(Path(job.report).read_text(encoding="utf-8"))

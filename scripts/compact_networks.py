@@ -27,6 +27,7 @@ import numpy as np
 from _reference_models import MODELS, ROOT, fashion_arrays, prepare
 from train_demo_model import build as demo_network
 
+from converters.recipe_words import parse_recipes
 from converters.variant import MANIFEST_NAME, Variant, load_variant
 
 FORMATS = ("tflite", "onnx", "openvino")
@@ -229,7 +230,14 @@ def transform_rows(name: str, arguments: argparse.Namespace) -> list[dict[str, A
     chains = ("fp32", CONTROL, *steps, *INTEGERS.get(name, ()))
     recipes = [f"{chain} @ {fmt}" for fmt in FORMATS for chain in chains]
     experiment = f"transforms-{name}"
-    rows = measured(experiment, work, base=str(model), base_name=name, recipes=recipes, data={"path": str(data)})
+    # In rows a recipe has its variant's name; here it is what one writes.
+    told = {parse_recipes(f"{chain} @ {FORMATS[0]}")[0].name: chain for chain in chains}
+    rows = [
+        row | {"recipe": told[row["recipe"]]}
+        for row in measured(
+            experiment, work, base=str(model), base_name=name, recipes=recipes, data={"path": str(data)}
+        )
+    ]
     with np.load(data, allow_pickle=False) as file:
         x, labels = file["x_test"], file["y_test"]
     costs = alone(name, steps, x.shape[1:], work)

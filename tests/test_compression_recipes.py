@@ -33,6 +33,8 @@ def value_of(parameter: Parameter):
         return st.integers(int(low or 0), int(high if high is not None else 10_000))
     if parameter.kind is float:
         return st.floats(low, high, exclude_min=parameter.open_ended, exclude_max=parameter.open_ended)
+    if parameter.syntax is not None:
+        return st.just(parameter.syntax[1].rpartition("like ")[2])  # its own example
     return st.sampled_from(("2:4", "a.keras", "models/my student.keras"))
 
 

@@ -89,7 +89,7 @@ def onnxruntime(
             return next(self._feeds, None)
 
     ready = target.with_suffix(".ready.onnx")
-    quant_pre_process(str(variant.artifact), str(ready))
+    quant_pre_process(str(variant.artifact), str(ready), skip_symbolic_shape=True)
     quantize_static(
         str(ready),
         str(target),

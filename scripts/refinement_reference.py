@@ -196,6 +196,7 @@ class Study:
             "size_bytes": made.get("size_bytes"),
             "seconds": made.get("seconds"),
             "step_seconds": [step["seconds"] for step in made.get("lineage") or []],
+            "cached": bool(made.get("cached")),
             "status": made["status"],
             "error": made.get("error"),
             "test_rows": self.data.rows,

@@ -19,6 +19,7 @@ import argparse
 import html
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -263,7 +264,7 @@ def reasons(rows: list[dict[str, Any]]) -> list[str]:
         + ("n/a" if rho is None else f"{rho:.2f}")
     ]
     for kind, mark in (("integer (static)", "static"), ("integer weights (dynamic)", "dynamic"), ("float", "fp32")):
-        own = [row for row in rows if mark in row["variant"]]
+        own = [row for row in rows if re.split(r"[+.]", row["variant"])[-1].startswith(mark)]
         if own:
             here = sum(row["latency_ratio"] for row in own) / len(own)
             there = sum(row["virtual_time_ratio"] for row in own) / len(own)

@@ -124,28 +124,30 @@ class Study:
             self._why = "interrupted"
 
     def _together(self, workers: int) -> None:
-        # Daemons, so that a second Ctrl-C can leave them behind.
-        threads = [threading.Thread(target=self._guarded, name=f"trial-{each}", daemon=True) for each in range(workers)]
-        for thread in threads:
-            thread.start()
+        ends = [threading.Event() for _ in range(workers)]
+        for number, end in enumerate(ends):
+            # A daemon, so that a second Ctrl-C can leave it behind.
+            threading.Thread(target=self._guarded, args=(end,), name=f"trial-{number}", daemon=True).start()
         try:
-            _wait(threads)
+            _wait(ends)
         except KeyboardInterrupt:
             self._stop("interrupted")
             self._hurried = True
             try:
-                _wait(threads)
+                _wait(ends)
             except KeyboardInterrupt:
                 return
 
-    def _guarded(self) -> None:
-        """The work of one thread; an error of one ends all, each after its trial."""
+    def _guarded(self, end: threading.Event) -> None:
+        """The work of one thread, which sets `end` when it is over; an error of one ends all, each after its trial."""
         try:
             self._work()
         except BaseException as error:  # noqa: BLE001  raised again by `run`
             with self._lock:
                 self._error = self._error or error
                 self._stopped = self._hurried = True
+        finally:
+            end.set()
 
     def _stop(self, why: Why) -> None:
         self._stopped, self._why = True, why
@@ -271,8 +273,10 @@ class Study:
         return sum(rival < own for rival in rivals) >= math.ceil(self._halving.share * number)
 
 
-def _wait(threads: Sequence[threading.Thread]) -> None:
-    for thread in threads:
-        while thread.is_alive():
-            # A bare join would not let Ctrl-C through on every platform.
-            thread.join(_POLL_SECONDS)
+def _wait(ends: Sequence[threading.Event]) -> None:
+    """Until all are set. Not by joining the threads: up to CPython 3.12, a join that Ctrl-C interrupts takes a thread that is
+    still at work for one that has ended, so the next join would not wait for it."""
+    for end in ends:
+        # A wait without end would not let Ctrl-C through on every platform.
+        while not end.wait(_POLL_SECONDS):
+            pass

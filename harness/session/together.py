@@ -152,9 +152,14 @@ def carry_out_together(members: Sequence[Member], folder: str) -> None:
             log.warning("%s: %s", member.device.profile.name, error)
         finally:
             running.pop(index, None)
-            if not ended:
-                end_all()
+            try:
+                if not ended:
+                    end_all()
+            finally:
+                ends[index].set()
 
+    # Waited for instead of joining: up to CPython 3.12, a join that Ctrl-C interrupts takes a thread at work for one that has ended.
+    ends = [threading.Event() for _ in members]
     threads = [
         threading.Thread(target=one, args=(index, member), name=f"circle-{index}")
         for index, member in enumerate(members)
@@ -162,15 +167,15 @@ def carry_out_together(members: Sequence[Member], folder: str) -> None:
     try:
         for thread in threads:
             thread.start()
-        for thread in threads:
-            thread.join()
+        for end in ends:
+            end.wait()
     except BaseException:
         for member in members:
             member.outcome.interrupted = True
         end_all()
-        for thread in threads:
+        for thread, end in zip(threads, ends, strict=True):
             if thread.ident is not None:
-                thread.join()
+                end.wait()
         raise
     finally:
         try:

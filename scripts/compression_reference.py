@@ -50,12 +50,14 @@ COMBINATIONS = (
     "factorize(0.5, epochs=0) > distill",
     f"prune_structured(0.5, by=taylor, epochs=0) > distill > {INT8}",
 )
+HEALING = 10
 
 
 def deep(pruning: int, sharing: int) -> tuple[str, ...]:
-    """Deep Compression with so many epochs of either step, and its control: the same training without."""
-    chain = f"prune(0.92, epochs={pruning}, learning_rate=0.002) > cluster(16, epochs={sharing}) > entropy"
-    return f"fine_tune({pruning + sharing})", chain
+    """Deep Compression with so many epochs of either step, healed under the base's answers between them (which kept most on the
+    validation rows), and its control: the same training without."""
+    prune, share = f"prune(0.92, epochs={pruning}, learning_rate=0.002)", f"cluster(16, epochs={sharing})"
+    return f"fine_tune({pruning + HEALING + sharing})", f"{prune} > distill(epochs={HEALING}) > {share} > entropy"
 
 
 STUDIES: dict[str, tuple[str, ...]] = {

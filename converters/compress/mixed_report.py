@@ -9,13 +9,13 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from xml.sax.saxutils import escape
 
 from converters.compress.mixed_budget import Layer
 from converters.compress.mixed_sensitivity import Sensitivities
+from converters.compress.svg import LINE, shortened, text
 
 CSV, SVG = "mixed_precision.csv", "mixed_precision.svg"
-_LABEL, _CELL, _LINE, _TOP = 300, 78, 22, 4
+_LABEL, _CELL, _TOP = 300, 78, 4
 # From that divergence on the cells have their full colour; each power of ten below is a shade lighter.
 _FULL, _DECADES = 1.0, 6
 
@@ -36,31 +36,20 @@ def as_csv(layers: Sequence[Layer], found: Sensitivities, chosen: Mapping[str, i
 def as_svg(layers: Sequence[Layer], found: Sensitivities, chosen: Mapping[str, int], title: str) -> str:
     """One line of cells per layer, in the model's order: its divergence by bits, the darker the larger; what was chosen is framed."""
     columns = sorted({bits for of_layer in found.layers.values() for bits in of_layer})
-    width, height = _LABEL + _CELL * len(columns) + 20, _LINE * (len(layers) + _TOP) + 16
+    width, height = _LABEL + _CELL * len(columns) + 20, LINE * (len(layers) + _TOP) + 16
     size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">',
         f'<rect width="{width}" height="{height}" fill="white"/>',
-        _text(10, 1, title, weight="bold"),
-        _text(10, 2, f"divergence of the answers when that layer alone is rounded ({found.rows} rows); framed: chosen"),
-        *(_text(_LABEL + _CELL * (k + 0.5), 3, f"{bits} bits", "middle") for k, bits in enumerate(columns)),
+        text(10, 1, title, weight="bold"),
+        text(10, 2, f"divergence of the answers when that layer alone is rounded ({found.rows} rows); framed: chosen"),
+        *(text(_LABEL + _CELL * (k + 0.5), 3, f"{bits} bits", "middle") for k, bits in enumerate(columns)),
     ]
     for line, layer in enumerate(layers, start=_TOP):
-        parts.append(_text(10, line, f"{_shortened(layer.name)} ({layer.weights})"))
+        parts.append(text(10, line, f"{shortened(layer.name)} ({layer.weights})"))
         for column, bits in enumerate(columns):
             parts.append(_cell(line, column, found.layers[layer.name][bits], framed=chosen[layer.name] == bits))
     return "\n".join([*parts, "</svg>\n"])
-
-
-def _shortened(name: str, most: int = 32) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"
-
-
-def _text(x: float, line: float, text: str, anchor: str = "start", weight: str = "normal", fill: str = "#222") -> str:
-    y = line * _LINE - 6
-    return (
-        f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" font-weight="{weight}" fill="{fill}">{escape(text)}</text>'
-    )
 
 
 def _cell(line: int, column: int, value: float, *, framed: bool) -> str:
@@ -70,8 +59,8 @@ def _cell(line: int, column: int, value: float, *, framed: bool) -> str:
     x = _LABEL + _CELL * column
     stroke = 'stroke="black" stroke-width="2.5"' if framed else 'stroke="#ccc" stroke-width="0.5"'
     box = (
-        f'<rect x="{x + 1}" y="{(line - 1) * _LINE + 1}" width="{_CELL - 4}" height="{_LINE - 4}" '
+        f'<rect x="{x + 1}" y="{(line - 1) * LINE + 1}" width="{_CELL - 4}" height="{LINE - 4}" '
         f'fill="rgb({red},{green},{blue})" {stroke}/>'
     )
     dark = 0.6
-    return box + _text(x + _CELL / 2 - 1, line, f"{value:.2g}", "middle", fill="white" if depth > dark else "#222")
+    return box + text(x + _CELL / 2 - 1, line, f"{value:.2g}", "middle", fill="white" if depth > dark else "#222")

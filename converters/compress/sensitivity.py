@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from xml.sax.saxutils import escape
 
 import numpy as np
 
@@ -22,12 +21,13 @@ from converters.compress.groups import Structure
 from converters.compress.objective import Predictor, score_of
 from converters.compress.rebuild import values
 from converters.compress.removal import Scores
+from converters.compress.svg import LINE, shortened, text
 
 SHARES = (0.25, 0.5, 0.75)
 MOST_ROWS, LEAST_ROWS = 512, 32
 # What the whole table may cost, so that a large model does not spend minutes on it: about ten seconds of one core.
 MAC_BUDGET = 100e9
-_CELL, _LABEL, _LINE = 84, 260, 22
+_CELL, _LABEL = 84, 260
 # From no loss to a loss of this share of the full model's score, the cells go from white to full colour.
 _FULL_COLOUR_SHARE = 0.5
 
@@ -111,30 +111,19 @@ def as_csv(found: Sensitivity) -> str:
 
 def as_svg(found: Sensitivity) -> str:
     """One line of cells per group, in the model's order: the score at each share, the darker the more is lost."""
-    width, height = _LABEL + _CELL * len(SHARES) + 20, _LINE * (len(found.groups) + 3) + 16
+    width, height = _LABEL + _CELL * len(SHARES) + 20, LINE * (len(found.groups) + 3) + 16
     size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">',
         f'<rect width="{width}" height="{height}" fill="white"/>',
-        _text(10, 1, f"Score without a share of one group's filters ({found.rows} validation rows)", weight="bold"),
-        _text(10, 2, f"all filters: {found.whole:.4g}; the darker, the more is lost"),
-        *(_text(_LABEL + _CELL * (k + 0.5), 3, f"−{share:.0%}", "middle") for k, share in enumerate(SHARES)),
+        text(10, 1, f"Score without a share of one group's filters ({found.rows} validation rows)", weight="bold"),
+        text(10, 2, f"all filters: {found.whole:.4g}; the darker, the more is lost"),
+        *(text(_LABEL + _CELL * (k + 0.5), 3, f"−{share:.0%}", "middle") for k, share in enumerate(SHARES)),
     ]
     for line, (name, number, scores) in enumerate(found.groups, start=4):
-        parts.append(_text(10, line, f"{_shortened(name)} ({number})"))
+        parts.append(text(10, line, f"{shortened(name)} ({number})"))
         parts += [_cell(line, column, score, found.whole) for column, score in enumerate(scores)]
     return "\n".join([*parts, "</svg>\n"])
-
-
-def _shortened(name: str, most: int = 32) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"
-
-
-def _text(x: float, line: float, text: str, anchor: str = "start", weight: str = "normal", fill: str = "#222") -> str:
-    y = line * _LINE - 6
-    return (
-        f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" font-weight="{weight}" fill="{fill}">{escape(text)}</text>'
-    )
 
 
 def _cell(line: int, column: int, score: float, whole: float) -> str:
@@ -143,11 +132,11 @@ def _cell(line: int, column: int, score: float, whole: float) -> str:
     red, green, blue = (round(255 + (end - 255) * depth) for end in (180, 30, 40))
     x = _LABEL + _CELL * column
     box = (
-        f'<rect x="{x}" y="{(line - 1) * _LINE}" width="{_CELL - 2}" height="{_LINE - 2}" '
+        f'<rect x="{x}" y="{(line - 1) * LINE}" width="{_CELL - 2}" height="{LINE - 2}" '
         f'fill="rgb({red},{green},{blue})" stroke="#ccc" stroke-width="0.5"/>'
     )
     dark = 0.6
-    return box + _text(x + _CELL / 2 - 1, line, f"{score:.4g}", "middle", fill="white" if depth > dark else "#222")
+    return box + text(x + _CELL / 2 - 1, line, f"{score:.4g}", "middle", fill="white" if depth > dark else "#222")
 
 
 def plots(found: Sensitivity) -> Sequence[tuple[str, str]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,9 +71,14 @@ def write_reports(
         )
     else:
         logger.warning("no report.html: %s", reason)
+    return write_all(folder, NAMES, texts)
+
+
+def write_all(folder: Path, names: Mapping[str, str], texts: Mapping[str, str]) -> dict[str, Path]:
+    """Each text to the file that `names` gives its kind, in `folder`, made where it is not there: kind -> path. Raises SpecError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return {kind: write_text(folder / NAMES[kind], text) for kind, text in texts.items()}
+        return {kind: write_text(folder / names[kind], text) for kind, text in texts.items()}
     except OSError as error:
         raise SpecError(f"cannot write reports to {folder}: {error.strerror or error}") from error
 

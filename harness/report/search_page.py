@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.search.trial import Trial
-from harness.errors import SpecError
-from harness.report.bundle import write_text
+from harness.report.bundle import write_all
 from harness.report.cells import clean
 from harness.report.figures import Figure
 from harness.report.html import render_page, unavailable
@@ -49,11 +48,7 @@ def write_search(view: StudyView, best: Sequence[float | None], folder: Path) ->
         texts["html"] = render_search_page(view, best)
     else:
         logger.warning("no search.html: %s", reason)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return {kind: write_text(folder / NAMES[kind], text) for kind, text in texts.items()}
-    except OSError as error:
-        raise SpecError(f"cannot write reports to {folder}: {error.strerror or error}") from error
+    return write_all(folder, NAMES, texts)
 
 
 def render_csv(view: StudyView) -> str:

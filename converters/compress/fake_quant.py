@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from converters.compress import live_norm
 from converters.compress.grids import NARROWEST, PER_CHANNEL, SMALLEST_SCALE, least_error_scale, top_of
 
 PACKAGE = "ondevice_harness"
@@ -122,7 +123,8 @@ class _RoundedKernel:
 
     `weight_mode`: "largest" (scale from the largest magnitude), "learned" (trained as in `FakeQuantize`, begun where the mean
     squared error is least) or "fixed" (the kernel lies on its grid). `has_gain`: the kernel is multiplied by a constant per
-    channel after rounding, so that a batch norm folded into it does not tear shared values apart. `packed`: exporters store the
+    channel after rounding, so that a batch norm folded into it does not tear shared values apart. `norm`: arguments of the batch norm
+    that follows while training lasts (`converters.compress.live_norm`), before the layer's own activation. `packed`: exporters store the
     kernel in as few bits as their format has for it, not in those of the recipe. `kernel_scale`: float32 [channels] or [1],
     valid when "fixed".
     """
@@ -146,12 +148,13 @@ class _RoundedKernel:
         granularity: str = PER_CHANNEL,
         weight_mode: str = LARGEST,
         has_gain: bool = False,
+        norm: dict[str, float] | None = None,
         packed: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.weight_bits, self.granularity = weight_bits, granularity
-        self.weight_mode, self.has_gain, self.packed = weight_mode, has_gain, packed
+        self.weight_mode, self.has_gain, self.norm, self.packed = weight_mode, has_gain, norm, packed
 
     def add_weight(self, *args: Any, **kwargs: Any) -> Any:
         """As a layer's, but in float32 under any policy: scales need it."""
@@ -169,6 +172,7 @@ class _RoundedKernel:
             self.gain = self.add_weight(
                 name="gain", initializer="ones", trainable=False, shape=(self.channels,), dtype="float32"
             )
+        self.live_norm = live_norm.LiveNorm(self, self.channels, **self.norm) if self.norm else None
 
     def save_own_variables(self, store: Any) -> None:
         """Into a .keras file; convolutions of Keras would write kernel and bias only."""
@@ -235,24 +239,30 @@ class _RoundedKernel:
         flat = kernel.reshape(-1, self.channels).astype(np.float32)
         scale = np.asarray(trained._scale(tf.constant(flat)).numpy())  # noqa: SLF001  its own class
         integers = np.clip(np.round(flat / scale), -self.top, self.top)
-        if trained.has_gain:
-            gain = trained.gain.numpy()
+        bias = trained.bias.numpy() if trained.use_bias else np.zeros(self.channels, np.float32)
+        gain, shift = (trained.gain.numpy() if trained.has_gain else None), np.zeros(self.channels, np.float32)
+        if trained.live_norm is not None:
+            gain, shift = trained.live_norm.folded()
+            bias = bias * gain
+        if gain is not None:
             # A scale is positive: a negative gain turns the integers' signs.
             integers, scale = integers * np.sign(gain), np.maximum(scale * np.abs(gain), NARROWEST * SMALLEST_SCALE)
         self.kernel_scale.assign(scale)
         self.kernel.assign((integers.astype(np.float32) * scale).reshape(kernel.shape))
         if self.use_bias:
-            self.bias.assign(trained.bias.numpy())
+            self.bias.assign(bias + shift)
 
-    def biased(self, outputs: Any) -> Any:
-        """Bias and activation."""
+    def biased(self, outputs: Any, *, training: bool) -> Any:
+        """Bias, batch norm and activation."""
         if self.use_bias:
             outputs = outputs + tf.cast(self.bias.value, outputs.dtype)
+        if self.live_norm is not None:
+            outputs = self.live_norm(outputs, training=training)
         return self.activation(outputs) if self.activation is not None else outputs
 
     def get_config(self) -> dict[str, Any]:
         """The layer's arguments."""
-        own = ("weight_bits", "granularity", "weight_mode", "has_gain", "packed")
+        own = ("weight_bits", "granularity", "weight_mode", "has_gain", "norm", "packed")
         return {**super().get_config(), **{name: getattr(self, name) for name in own}}  # type: ignore[misc]
 
 
@@ -268,7 +278,8 @@ class FakeQuantConv1D(_RoundedKernel, keras.layers.Conv1D):  # type: ignore[misc
             padding = "valid"
         kernel = self.rounded_kernel(training=bool(training))
         return self.biased(
-            keras.ops.conv(inputs, kernel, list(self.strides), padding, dilation_rate=self.dilation_rate)
+            keras.ops.conv(inputs, kernel, list(self.strides), padding, dilation_rate=self.dilation_rate),
+            training=bool(training),
         )
 
 
@@ -278,7 +289,8 @@ class FakeQuantConv2D(_RoundedKernel, keras.layers.Conv2D):  # type: ignore[misc
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """As Conv2D's."""
-        return self.biased(self.convolution_op(inputs, self.rounded_kernel(training=bool(training))))
+        kernel = self.rounded_kernel(training=bool(training))
+        return self.biased(self.convolution_op(inputs, kernel), training=bool(training))
 
 
 class _RoundedDepthwise(_RoundedKernel):
@@ -297,7 +309,8 @@ class _RoundedDepthwise(_RoundedKernel):
                 self.strides,
                 self.padding,
                 dilation_rate=self.dilation_rate,
-            )
+            ),
+            training=bool(training),
         )
 
 
@@ -318,7 +331,8 @@ class FakeQuantDense(_RoundedKernel, keras.layers.Dense):  # type: ignore[misc] 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """As Dense's."""
         rows = tf.reshape(inputs, (-1, inputs.shape[-1])) if len(inputs.shape) > 2 else inputs  # noqa: PLR2004
-        outputs = self.biased(tf.matmul(rows, self.rounded_kernel(training=bool(training))))
+        outputs = tf.matmul(rows, self.rounded_kernel(training=bool(training)))
+        outputs = self.biased(outputs, training=bool(training))
         return outputs if rows is inputs else tf.reshape(outputs, (-1, *inputs.shape[1:-1], self.units))
 
 
@@ -340,8 +354,9 @@ def settled(layer: Any) -> Any:
         return FakeQuantize.from_config(config | {"mode": OFF if layer.mode == OFF else FIXED, "dtype": "float32"})
     if isinstance(layer, _RoundedKernel):
         # A gain goes into the scales, which then differ from channel to channel.
-        granularity = PER_CHANNEL if layer.has_gain else layer.granularity
-        fixed = {"weight_mode": FIXED, "has_gain": False, "granularity": granularity, "dtype": "float32"}
+        granularity = PER_CHANNEL if layer.has_gain or layer.norm else layer.granularity
+        fixed = {"weight_mode": FIXED, "has_gain": False, "norm": None, "granularity": granularity, "dtype": "float32"}
+        fixed["use_bias"] = layer.use_bias or layer.norm is not None
         return type(layer).from_config(config | fixed)
     if (
         isinstance(layer, keras.layers.Layer)

@@ -51,7 +51,8 @@ def apply(model: Any, parameters: Mapping[str, Any], context: Context) -> StepRe
     except ValueError as error:
         raise RefusedError(f"mixed: {error}", remedy="ask for more, or give smaller candidates") from error
     bits, wide = problem.bits_of(chosen), problem.wide(chosen)
-    rounded = build(model, work.graph, work.plan, work.options(bits_of=bits, unrounded=wide, keep_shared=shared))
+    options = work.options(bits_of=bits, unrounded=wide, keep_shared=shared, live_norms=bool(parameters["epochs"]))
+    rounded = build(model, work.graph, work.plan, options)
     calibrate(rounded, work.rows, context.seed)
     before = _score(rounded.model, context)
     history = None

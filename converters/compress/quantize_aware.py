@@ -42,6 +42,7 @@ def apply(model: Any, parameters: Mapping[str, Any], context: Context) -> StepRe
         weight_mode=fake_quant.LARGEST if bits == FULL_BITS or shared else fake_quant.LEARNED,
         range_mode=fake_quant.MOVING if moving else fake_quant.LEARNED,
         keep_shared=shared,
+        live_norms=True,
     )
     graph = read_graph(model)
     plan = make_plan(graph)

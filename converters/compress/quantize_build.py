@@ -1,8 +1,8 @@
 """Builds the network that trains with rounding from a plan, gives its ranges a beginning, and takes the rounding apart again.
 
 Second stage of quantization-aware training (`converters.compress.quantize_plan` is the first). Batch norms go into the layers
-before them once and for all (Jacob et al., arXiv:1712.05877, section 3.2, with the statistics of the trained base), so that the
-kernel that is rounded is the kernel that the engines get. Layers that stay in float are the base's own, with its weights.
+before them (Jacob et al., arXiv:1712.05877, section 3.2): at once, with the statistics of the trained base, or, where that gives the same
+integers and something is trained, at the end (`converters.compress.live_norm`). Layers that stay in float are the base's own, with its weights.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from converters.compress import fake_quant, quantize_plan
+from converters.compress import fake_quant, live_norm, quantize_plan
 from converters.compress.context import Array, Rows
 from converters.compress.fake_quant import FIXED, OFF, FakeQuantize
 from converters.compress.graph import Call, Graph, Ref
@@ -30,7 +30,8 @@ class Options:
     """How weights and activations are rounded. `weight_bits`: 2 to 16. `granularity`, `weight_mode`, `range_mode`: words of
     `fake_quant`. `keep_shared`: weights that share values go on sharing them as integers. `bits_of`: bits by layer, of mixed
     precision: these override `weight_bits` and `weight_mode`, and exporters store as few bits as they can. `unrounded`: numbers of the
-    plan's ranges that stay in float."""
+    plan's ranges that stay in float. `live_norms`: batch norms go on learning and are folded by `finished`, wherever each channel has a
+    scale of its own in the end (`converters.compress.live_norm`)."""
 
     weight_bits: int
     granularity: str
@@ -39,6 +40,12 @@ class Options:
     keep_shared: bool = False
     bits_of: Mapping[str, int] = field(default_factory=dict)
     unrounded: frozenset[int] = frozenset()
+    live_norms: bool = False
+
+    def keeps(self, norm: Any) -> bool:
+        """Whether this batch norm lives on in the network that trains; one that its owner froze does not."""
+        own_scales = self.granularity != PER_TENSOR or self.keep_shared
+        return self.live_norms and own_scales and norm.trainable
 
     def of_kernel(self, name: str) -> dict[str, Any]:
         """The arguments that a layer with a rounded kernel gets."""
@@ -177,12 +184,14 @@ class _Builder:
         old, activation = call.operation, self._plan.activations.get(id(call), "linear")
         norm = self._plan.folded.get(id(call))
         options = self._options
+        live = norm is not None and options.keeps(norm.operation)
         config = old.get_config() | {
             "name": self._free_name(call.name),
             "activation": activation if activation in FUSED else "linear",
-            "use_bias": old.use_bias or norm is not None,
+            "use_bias": old.use_bias or (norm is not None and not live),
             "granularity": PER_TENSOR if options.keep_shared else options.granularity,
-            "has_gain": options.keep_shared and norm is not None,
+            "has_gain": options.keep_shared and norm is not None and not live,
+            "norm": live_norm.arguments(norm.operation) if norm is not None and live else None,
             **options.of_kernel(self._free_name(call.name)),
         }
         for name in (
@@ -195,7 +204,7 @@ class _Builder:
             config.pop(name, None)
         layer = fake_quant.ROUNDED[type(old).__name__].from_config(config)
         made = layer(*_filled(call.args, self._made), **_filled(call.kwargs, self._made))
-        gain, shift = _fold(None if norm is None else norm.operation, layer.channels)
+        gain, shift = _fold(None if norm is None or live else norm.operation, layer.channels)
         bias = old.bias.numpy() if old.use_bias else np.zeros(layer.channels, np.float32)
         kernel = old.kernel.numpy()
         if layer.has_gain:
@@ -205,6 +214,8 @@ class _Builder:
         layer.kernel.assign(kernel)
         if layer.use_bias:
             layer.bias.assign(bias * gain + shift)
+        if norm is not None and live:
+            layer.live_norm.begin(norm.operation)
         layer.begin()
         self._out.layers.append(layer.name)
         self._out.reads[layer.name] = self._plan.ranges.get(call.inputs[0])

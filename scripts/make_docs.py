@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from _compression_page import page as compression_results
+from _search_page import page as search_results
 
 from converters.recipe import make_recipe, matrix
 from converters.step_catalogue import STEPS
@@ -141,6 +142,7 @@ def documents() -> dict[str, str]:
         "recipes.md": recipes(),
         "compression-steps.md": compression_steps(),
         "compression-results.md": compression_results(),
+        "search-results.md": search_results(),
     }
 
 

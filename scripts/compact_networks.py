@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 from _reference_models import MODELS, ROOT, fashion_arrays, prepare
+from _wall_time import command, note
 from train_demo_model import build as demo_network
 
 from converters.recipe_words import parse_recipes
@@ -36,6 +37,8 @@ WIDTH = 0.25
 # Its channels are tabulated from 0.5 on.
 WIDTHS = {"shufflenet_v2": 0.5}
 EPOCH = "fine_tune(1, learning_rate=0.003)"
+# Of 12,000: one epoch shows that a network trains, not how good it gets.
+TRAINING_ROWS = 6000
 INT8 = "static_wi8_ai8"
 CONTROL = "fine_tune(3)"
 HALF, THIRD, BILINEAR = "lower_resolution(0.5)", "lower_resolution(0.33)", "lower_resolution(0.75, method=bilinear)"
@@ -85,11 +88,11 @@ MODELS["colour"] = (colour, colour_arrays, 12)
 
 def harness(*argv: str) -> str:
     """What the command prints. Raises SystemExit with its words when it could not do its work."""
-    command = [str(Path(sys.executable).with_name("harness")), *argv]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    words = [str(Path(sys.executable).with_name("harness")), *argv]
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
     # 1 and 4: some rows failed, which the rows tell.
     if done.returncode not in (0, 1, 4):
-        raise SystemExit(f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout[-4000:]}")
+        raise SystemExit(f"{' '.join(words)}: exit code {done.returncode}\n{done.stdout[-4000:]}")
     return done.stdout
 
 
@@ -140,7 +143,8 @@ def network_rows(name: str, data: Path, work: Path) -> list[dict[str, Any]]:
         build(name, (28, 28, 1), 10, width, 1.0, seed=1).save(base)
     experiment = f"compact-{name}"
     recipes = [f"{EPOCH} @ {fmt}" for fmt in FORMATS]
-    rows = measured(experiment, work, base=str(base), base_name=name, recipes=recipes, data={"path": str(data)})
+    told = {"path": str(data), "training_limit": TRAINING_ROWS}
+    rows = measured(experiment, work, base=str(base), base_name=name, recipes=recipes, data=told)
     found = []
     for row in rows:
         variant = variant_of(experiment, row, work)
@@ -157,6 +161,7 @@ def network_rows(name: str, data: Path, work: Path) -> list[dict[str, Any]]:
                 "model_parameters": ledger.get("model_parameters"),
                 "macs": ledger.get("macs"),
                 "epochs": step.get("figures", {}).get("epochs"),
+                "training_rows": TRAINING_ROWS,
                 "training_seconds": step.get("seconds"),
                 "validation_accuracy": step.get("score_after"),
                 "accuracy": row["accuracy"],
@@ -322,6 +327,7 @@ def main() -> int:
     path = arguments.out / ("compact_networks.json" if networks else "input_transforms.json")
     key = "network" if networks else "model"
     done = set() if arguments.again else {row[key] for row in stored(path)}
+    started = time.monotonic()
     _, fashion = prepare("fashion", arguments.data, arguments.work / "bases", 0)
     for name in NETWORKS if networks else TRANSFORMS:
         if arguments.only not in name or name in done:
@@ -329,7 +335,7 @@ def main() -> int:
         begun = time.monotonic()
         rows = network_rows(name, fashion, arguments.work) if networks else transform_rows(name, arguments)
         extra = {
-            "command": f"python scripts/compact_networks.py {arguments.what}",
+            "command": command(),
             "date": datetime.now(UTC).date().isoformat(),
         }
         keep([row | extra for row in rows], path, (key, "format") if networks else (key, "steps", "format"))
@@ -337,6 +343,7 @@ def main() -> int:
         more = () if networks else ("steps", "drop_to_control_pp", "latency_ratio", "transform_alone_ns", "nothing_ns")
         show(rows, (*columns, *more))
         print(f"{name}: {time.monotonic() - begun:.0f} s; {len(rows)} rows in {path}", flush=True)
+    note(arguments.out, time.monotonic() - started)
     return 0
 
 

@@ -1,14 +1,15 @@
 """Six samplers at an equal budget: the best value found against the trials, over ten seeds, and one live search of each beside it.
 
-    python scripts/search_samplers.py record --data DIR [--work DIR]         # a table of every candidate, about 15 minutes
-    python scripts/search_samplers.py simulate                               # six samplers × ten seeds on the table, about 5 minutes
-    python scripts/search_samplers.py live --data DIR [--work DIR] [NAME …]  # one `harness search` each, about 3 minutes each
+    python scripts/search_samplers.py record --data DIR [--work DIR]         # a table of every candidate, 15 to 20 minutes
+    python scripts/search_samplers.py simulate                               # six samplers × ten seeds on the table, a few minutes
+    python scripts/search_samplers.py live [NAME …] --data DIR [--work DIR]  # one `harness search` each, about 3 minutes each
 
 DIR holds fashion_mnist_dev.npz. The base is the demo's model. `record` really converts every candidate of SPACE, trains where it trains, and
 asks the artifact itself for its answers to the validation rows: results/reference/search_trials.json, which a killed call goes on with.
 `simulate` lets every sampler search by looking its candidates up there: that is what can be afforded ten times over. `live` is the
 product, with conversions out of the cache where `record` has made them. What is sought: the most accuracy in at most SIZE_QUANTILE of
-the sizes there are. Both write to results/reference/search_samplers.json, with the plot beside it.
+the sizes there are. Both write to results/reference/search_samplers.json, with the plot beside it. `--small --out DIR` tries all three on
+six candidates that do not train.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import statistics
 import subprocess
 import sys
 import time
@@ -26,9 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _curves import Curve, picture
 from _evaluate import outputs
 from _reference_models import ROOT, prepare
+from _sampler_curves import best_of, drawn, size_limit, summary
+from _wall_time import command, note
 
 from converters.pipeline import convert
 from converters.recipe_words import parse_recipes
@@ -37,26 +38,18 @@ from converters.search.plain import InMemory
 from converters.search.samplers import SAMPLERS, Task, make_sampler
 from converters.search.space import Space, read_space
 from converters.search.study import Study
-from converters.search.trial import Candidate, Constraint, Objective, Outcome, Trial
+from converters.search.trial import Candidate, Objective, Outcome, Trial
 from converters.variant import load_variant
 from harness.experiment import load_experiment
 from harness.session.variants import base_inputs
 from harness.tune.search import Planned, plan, section_of
 
 REFERENCE = ROOT / "results" / "reference"
-TABLE, CURVES, PLOT = (
-    REFERENCE / name for name in ("search_trials.json", "search_samplers.json", "search_samplers.svg")
-)
-COMMAND = "python scripts/search_samplers.py"
+TABLE, CURVES, PLOT = "search_trials.json", "search_samplers.json", "search_samplers.svg"
 TRIALS, SEEDS = 60, 10
 TRAINING_ROWS = 6000
 # How many recipes are converted by one call of the pipeline, whose workers take their time to start.
 BATCH = 60
-SIZE_QUANTILE = 0.25
-# Student's t for ten seeds, 95 %.
-T_95 = 2.262
-# A search is called as good as done when it is within so many points of the best there is.
-NEAR_PP = 0.5
 SPACE: dict[str, Any] = {
     "recipes": [
         "prune_structured({ratio}, by={by}, epochs={epochs}) > {precision} @ tflite",
@@ -66,12 +59,17 @@ SPACE: dict[str, Any] = {
         "ratio": {"float": [0.1, 0.8], "step": 0.1},
         "by": {"choice": ["l2", "taylor"]},
         "share": {"float": [0.2, 0.9], "step": 0.1},
-        "epochs": {"int": [0, 2]},
+        "epochs": {"int": [0, 1]},
         "precision": {
             "choice": ["fp32", "fp16", "dynamic_wi8_afp32", "static_wi8_ai8", "weight_only_wi4_afp32"],
         },
     },
 }
+SMALL: dict[str, Any] = {
+    "recipes": ["prune_structured({ratio}, by=l2, epochs=0) > {precision} @ tflite"],
+    "parameters": {"ratio": {"float": [0.2, 0.6], "step": 0.2}, "precision": {"choice": ["fp32", "static_wi8_ai8"]}},
+}
+SMALL_TRIALS, SMALL_SEEDS = 4, 2
 ACCURACY = Objective("accuracy", "maximise")
 
 
@@ -86,7 +84,7 @@ def experiment(arguments: argparse.Namespace, **search: Any) -> Path:
         "data": {"path": str(data), "training_limit": TRAINING_ROWS},
         "devices": ["local"],
         "seed": arguments.seed,
-        "search": SPACE | {"objectives": ["accuracy"], "trials": TRIALS, "keep": 0} | search,
+        "search": arguments.space | {"objectives": ["accuracy"], "trials": arguments.trials, "keep": 0} | search,
     }
     path = work / "samplers.yaml"
     # JSON is YAML too.
@@ -122,8 +120,9 @@ def record(arguments: argparse.Namespace) -> None:
     began = time.monotonic()
     planned = planned_of(arguments)
     space = planned.task.space
-    rows = {row["key"]: row for row in read(TABLE)}
-    wanted = {each.key: each for each in space.everything() if space.refusal(each) is None}
+    table = arguments.out / TABLE
+    rows = {row["key"]: row for row in read(table)}
+    wanted = candidates(space)
     left = [each for key, each in wanted.items() if key not in rows][: arguments.limit]
     # Neighbours share their steps, so that one call of the pipeline makes a step for all of its precisions.
     left.sort(key=lambda each: (each.key.rpartition(">")[0], each.key))
@@ -131,8 +130,13 @@ def record(arguments: argparse.Namespace) -> None:
     for start in range(0, len(left), BATCH):
         batch = left[start : start + BATCH]
         rows |= {row["key"]: row for row in made(batch, planned)}
-        write(TABLE, [rows[key] for key in sorted(rows)])
+        write(table, [rows[key] for key in sorted(rows)])
         print(f"{min(start + BATCH, len(left))} of {len(left)}, {time.monotonic() - began:.0f} s", flush=True)
+
+
+def candidates(space: Space) -> dict[str, Candidate]:
+    """All that can be made, by key; values that mean the same recipe are one."""
+    return {each.key: each for each in space.everything() if space.refusal(each) is None}
 
 
 def made(batch: Sequence[Candidate], planned: Planned) -> Iterator[dict[str, Any]]:
@@ -148,7 +152,7 @@ def made(batch: Sequence[Candidate], planned: Planned) -> Iterator[dict[str, Any
             "key": each.key,
             "recipe": each.recipe,
             "values": dict(each.values),
-            "command": f"{COMMAND} record",
+            "command": command(),
             "date": today(),
             "seed": planned.setup.seed,
         }
@@ -176,12 +180,6 @@ def made(batch: Sequence[Candidate], planned: Planned) -> Iterator[dict[str, Any
 # The searches
 
 
-def size_limit(table: Sequence[Mapping[str, Any]]) -> Constraint:
-    """At most that quantile of the sizes there are, in bytes."""
-    sizes = [row["size_bytes"] for row in table if row["size_bytes"] is not None]
-    return Constraint("size_bytes", "<=", float(np.quantile(sizes, SIZE_QUANTILE, method="lower")))
-
-
 class LookedUp:
     """An `Evaluate` that knows the table."""
 
@@ -198,73 +196,37 @@ class LookedUp:
 
 
 def simulate(arguments: argparse.Namespace) -> None:
-    """Every sampler with every seed on the table."""
-    table = read(TABLE)
-    space: Space = read_space(SPACE)
-    missing = [each.key for each in space.everything() if each.key not in {row["key"] for row in table}]
+    """Every sampler with every seed on the table; written after each sampler."""
+    table = read(arguments.out / TABLE)
+    space: Space = read_space(arguments.space)
+    missing = sorted(candidates(space).keys() - {row["key"] for row in table})
     if missing:
         raise SystemExit(f"the table lacks {len(missing)} candidates, for example {missing[0]}: record them first")
     limit, evaluate = size_limit(table), LookedUp(table)
-    best = max(row["accuracy"] for row in table if row["state"] == "complete" and row["size_bytes"] <= limit.bound)
-    rows: list[dict[str, Any]] = []
-    for name in SAMPLERS:
+    best = best_of(table, limit)
+    for name in arguments.names or SAMPLERS:
         began = time.monotonic()
         curves = []
         for seed in range(arguments.seeds):
             task = Task(space, (ACCURACY,), (limit,), seed)
             memory = InMemory()
-            Study(task, make_sampler(name, task), evaluate, memory).run(TRIALS)
+            Study(task, make_sampler(name, task), evaluate, memory).run(arguments.trials)
             curves.append(best_so_far(memory.trials(), ACCURACY, (limit,)))
-        rows += summary(name, curves, best, limit)
-        print(
-            f"{name}: {rows[-1]['mean']:.4f} of {best:.4f} after {TRIALS} trials ({time.monotonic() - began:.0f} s)",
-            flush=True,
-        )
-    keep(rows, "table")
-
-
-def summary(
-    name: str, curves: Sequence[Sequence[float | None]], best: float, limit: Constraint
-) -> list[dict[str, Any]]:
-    """One row per number of trials: over the seeds that have found something feasible by then. A curve that ended early (a grid without
-    more points) stays where it was."""
-    found = []
-    for number in range(TRIALS):
-        values = [curve[min(number, len(curve) - 1)] for curve in curves]
-        known = [value for value in values if value is not None]
-        full = len(known) == len(values)
-        mean = statistics.fmean(known) if full else None
-        half = T_95 * statistics.stdev(known) / len(known) ** 0.5 if full and len(known) > 1 else None
-        found.append(
-            {
-                "source": "table",
-                "sampler": name,
-                "trial": number + 1,
-                "seeds": len(values),
-                "seeds_with_a_feasible_one": len(known),
-                "mean": mean,
-                "low_95": None if mean is None or half is None else mean - half,
-                "high_95": None if mean is None or half is None else mean + half,
-                "worst_seed": min(known) if full else None,
-                "best_seed": max(known, default=None),
-                "near_the_best": sum(value >= best - NEAR_PP / 100 for value in known),
-                "best_there_is": best,
-                "size_limit_bytes": limit.bound,
-                "command": f"{COMMAND} simulate",
-                "date": today(),
-            }
-        )
-    return found
+        seconds = round(time.monotonic() - began, 1)
+        extra = {"seconds": seconds, "command": command(), "date": today()}
+        rows = [row | extra for row in summary(name, curves, arguments.trials, best, limit)]
+        keep(rows, "table", name, arguments.out)
+        print(f"{name}: {rows[-1]['mean']} of {best:.4f} after {arguments.trials} trials ({seconds} s)", flush=True)
 
 
 def live(arguments: argparse.Namespace) -> None:
     """One search of each sampler by the product; one that was killed is resumed."""
-    limit = size_limit(read(TABLE))
-    expected = {row["key"]: row for row in read(TABLE)}
+    table = read(arguments.out / TABLE)
+    limit, expected = size_limit(table), {row["key"]: row for row in table if row["state"] == "complete"}
     for name in arguments.names or SAMPLERS:
         began = time.monotonic()
         path = experiment(arguments, sampler=name, constraints=[f"size_bytes <= {limit.bound:g}"])
-        results = arguments.work / "live" / name
+        results = arguments.work / ("live-small" if arguments.small else "live") / name
         trials = searched(path, results)
         curve = best_so_far(trials, ACCURACY, (limit,))
         known = [trial for trial in trials if trial.outcome.state == "complete" and trial.candidate.key in expected]
@@ -277,11 +239,28 @@ def live(arguments: argparse.Namespace) -> None:
             "trials_in_the_table": len(off),
             "largest_difference": max(off, default=None),
             "seconds": round(time.monotonic() - began, 1),
-            "command": f"{COMMAND} live {name}",
+            "command": command(),
             "date": today(),
         }
-        keep([common | {"trial": number + 1, "value": value} for number, value in enumerate(curve)], "live", name)
+        rows = [common | {"trial": number + 1, "value": value} for number, value in enumerate(curve)]
+        keep(rows, "live", name, arguments.out)
         print(f"{name}: {curve[-1]} after {len(curve)} trials ({common['seconds']} s)", flush=True)
+
+
+def begun(store: Path) -> bool:
+    """Whether a study is there to go on with."""
+    from harness.errors import SpecError
+    from harness.store import Store
+    from harness.store.studies import resolve_study
+
+    if not store.is_file():
+        return False
+    with Store.open(store) as opened:
+        try:
+            resolve_study(opened, "latest")
+        except SpecError:  # killed before it had begun
+            return False
+    return True
 
 
 def searched(path: Path, results: Path) -> list[Trial]:
@@ -291,7 +270,7 @@ def searched(path: Path, results: Path) -> list[Trial]:
 
     store = results / "harness.sqlite"
     command = [str(Path(sys.executable).with_name("harness")), "search", str(path), "--results", str(results), "--json"]
-    resume = ["--resume", "latest"] if store.is_file() else []
+    resume = ["--resume", "latest"] if begun(store) else []
     done = subprocess.run([*command, *resume], stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode not in (0, 1, 4):
         raise SystemExit(f"exit code {done.returncode}\n{done.stdout[-4000:]}")
@@ -315,41 +294,41 @@ def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
-def keep(rows: Sequence[Mapping[str, Any]], source: str, sampler: str | None = None) -> None:
-    """Put the rows in place of those of the same source (and sampler), and draw the plot anew."""
-    old = [row for row in read(CURVES) if row["source"] != source or sampler not in (None, row["sampler"])]
+def keep(rows: Sequence[Mapping[str, Any]], source: str, sampler: str, folder: Path) -> None:
+    """Put the rows in place of those of the same source and sampler, and draw the plot anew."""
+    old = [row for row in read(folder / CURVES) if (row["source"], row["sampler"]) != (source, sampler)]
     order = {name: place for place, name in enumerate(SAMPLERS)}
     merged = sorted([*old, *rows], key=lambda row: (row["source"], order[row["sampler"]], row["trial"]))
-    write(CURVES, merged)
-    drawn = {}
-    for name in SAMPLERS:
-        own = [row for row in merged if row["sampler"] == name]
-        table = [row for row in own if row["source"] == "table" and row["mean"] is not None]
-        drawn[name] = Curve(
-            [(row["trial"], 100 * row["mean"]) for row in table],
-            [(row["trial"], 100 * row["low_95"], 100 * row["high_95"]) for row in table if row["low_95"] is not None],
-            [(row["trial"], 100 * row["value"]) for row in own if row["source"] == "live" and row["value"] is not None],
-        )
-    tops = [row["best_there_is"] for row in merged if row["source"] == "table"]
-    title = "Best accuracy within the size limit: mean of ten seeds and its 95 % interval; dashed: one live search"
-    top = 100 * tops[0] if tops else None
-    PLOT.write_text(picture(drawn, title, "trials", "accuracy on validation rows (%)", top), encoding="utf-8")
+    write(folder / CURVES, merged)
+    (folder / PLOT).write_text(drawn(merged, list(SAMPLERS)), encoding="utf-8")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("part", choices=["record", "simulate", "live"])
-    parser.add_argument("names", nargs="*", help="live: samplers (default: all)")
+    parser.add_argument("names", nargs="*", help="simulate, live: samplers (default: all)")
     parser.add_argument("--data", type=Path, default=None)
     parser.add_argument("--work", type=Path, default=Path("search-work"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--limit", type=int, default=None, help="record: at most so many candidates, to try it")
-    arguments = parser.parse_args()
+    parser.add_argument("--seeds", type=int, default=None)
+    parser.add_argument("--trials", type=int, default=None)
+    parser.add_argument("--limit", type=int, default=None, help="record: at most so many candidates in this call")
+    parser.add_argument("--small", action="store_true", help="six candidates, to try it")
+    parser.add_argument("--out", type=Path, default=REFERENCE)
+    arguments = parser.parse_intermixed_args()
     arguments.work = arguments.work.resolve()
     if arguments.part != "simulate" and arguments.data is None:
         parser.error("--data is needed")
+    if arguments.small and arguments.out == REFERENCE:
+        parser.error("--small is to try the script: give --out as well")
+    if unknown := sorted(set(arguments.names) - set(SAMPLERS)):
+        parser.error(f"no sampler is called {unknown[0]}: {', '.join(SAMPLERS)}")
+    arguments.space = SMALL if arguments.small else SPACE
+    arguments.trials = arguments.trials or (SMALL_TRIALS if arguments.small else TRIALS)
+    arguments.seeds = arguments.seeds or (SMALL_SEEDS if arguments.small else SEEDS)
+    began = time.monotonic()
     {"record": record, "simulate": simulate, "live": live}[arguments.part](arguments)
+    note(arguments.out, time.monotonic() - began)
     return 0
 
 

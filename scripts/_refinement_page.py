@@ -25,7 +25,7 @@ from _page_parts import (
 
 OURS, PLAIN = "ours, refined", "ours, plain"
 # No other tool may be better by more, in points.
-MARGIN_PP = 0.2
+MARGIN_PP, ROUNDING = 0.2, 1e-9
 # Sizes count as equal up to these ratios of our bytes to another's. Theirs may be a little larger: in small files graphs differ by as much.
 LARGEST, LEAST = 1.05, 0.8
 # Models that are hard to quantize, where refinement has to gain.
@@ -148,6 +148,7 @@ def refinement_verdicts(rows: Sequence[Row]) -> list[str]:
     unequal: list[str] = []
     failed: list[str] = []
     gains: tuple[list[str], list[str]] = ([], [])
+    ahead: tuple[list[str], list[str]] = ([], [])
     for cells, found in _settings(rows):
         where = ", ".join(cells[:2]) + f", per {cells[2]}, {cells[3]} bits"
         ours = found.get(OURS, {})
@@ -158,17 +159,21 @@ def refinement_verdicts(rows: Sequence[Row]) -> list[str]:
             if row.get("ours_better_pp") is None:
                 failed.append(f"{where}, {name}: {row['error'] or ours.get('error') or 'ours is missing'}")
                 continue
-            bad, ratio = row["ours_better_pp"] < -MARGIN_PP, ours["size_bytes"] / row["size_bytes"]
+            bad, ratio = row["ours_better_pp"] < -MARGIN_PP - ROUNDING, ours["size_bytes"] / row["size_bytes"]
             if ratio > LARGEST or (bad and ratio < LEAST):
                 unequal.append(f"{words}, {ours['size_bytes']:,} against {row['size_bytes']:,} bytes")
             else:
                 (worse if bad else kept).append(words)
+            if row["model"] in HARD:
+                ahead[row["ours_better_pp"] <= 0].append(words)
         plain, refined = found.get(PLAIN, {}).get("accuracy"), ours.get("accuracy")
         if any(row["model"] in HARD for row in found.values()) and plain is not None and refined is not None:
             gains[refined <= plain].append(f"{where}: {100 * (refined - plain):+.2f} points")
     lines = [judged(kept, worse, f"never worse than another tool by more than {MARGIN_PP} points, at equal size")]
     if any(gains):
         lines.append(judged(*gains, claim="refinement gains on the model that is hard to quantize"))
+    if any(ahead):
+        lines.append(judged(*ahead, claim="better there than another tool"))
     if unequal:
         lines.append("- not of equal size:" + "".join(f"\n  - {words}" for words in unequal))
     if failed:

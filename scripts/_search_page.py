@@ -24,6 +24,11 @@ from _page_parts import (
 )
 from _refinement_page import mixed, refinement
 
+TRANSFORMED = {
+    "fashion": "Depthwise-separable CNN, gray images",
+    "colour": "The same network for coloured images",
+    "imu": "1-D CNN, a watch's motion",
+}
 AT = (5, 10, 20, 40, 60)
 PAGE = """# Finding the best recipe: what was measured
 
@@ -149,7 +154,7 @@ def transforms(folder: Path) -> str:
             macs = [number(first[key], ",d") for key in ("macs", "transform_macs")]
             figures = [number(first["accuracy"], ".2%"), points(first, "drop_to_control"), *lost, *macs]
             lines.append([f"`{steps}`", *figures, alone, saved, ratio])
-        parts.append(f"### {model}\n\n{table(head, lines)}")
+        parts.append(f"### {TRANSFORMED[model]}\n\n{table(head, lines)}")
     return TRANSFORMS.format(tables="\n".join(parts), date=dated(rows))
 
 

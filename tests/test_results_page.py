@@ -165,6 +165,8 @@ def test_pictures_are_linked_only_where_they_are(scripts: Any, tmp_path: Path) -
         (refinement_rows(0.5, size=1300), "at equal size: **1 of 1**."),
         (refinement_rows(None), "could not be compared:\n  - the same, outlier channels, ONNX"),
         (refinement_rows(0.5), "hard to quantize: **1 of 1**."),
+        (refinement_rows(0.5), "better there than another tool: **1 of 1**."),
+        (refinement_rows(-0.1), "better there than another tool: **0 of 1**.\n  - not: the same"),
         (refinement_rows(0.5, refined=0.86), "hard to quantize: **0 of 1**.\n  - not: the same"),
     ],
 )

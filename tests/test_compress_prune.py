@@ -1,8 +1,10 @@
-"""Pruning by magnitude: exact sparsity, patterns, schedules, and models that are hard to treat."""
+"""Pruning by magnitude: exact sparsity, patterns, schedules, what each layer is worth, and models that are hard to treat."""
 
 from __future__ import annotations
 
+import csv
 import math
+import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -132,8 +134,9 @@ def jolt(model: Any, context: Context, *, epochs: int, after_batch: Any = None, 
 
 
 def context(tmp_path: Path, **changes: Any) -> Context:
+    # Rows that fit no model here: nothing may look at them, so none to validate by have labels.
     rows = Rows((np.zeros((4, 3), np.float32),), np.zeros(4, np.int64))
-    data = TrainingData(rows, rows, rows, "classification", "0")
+    data = TrainingData(rows, Rows(rows.inputs, None), rows, "classification", "0")
     return replace(Context(data, jolt, lambda: None, tmp_path, seed=1, say=lambda _: None), **changes)
 
 
@@ -279,6 +282,99 @@ def test_shared_values_stay_shared_when_pruned_afterwards(tmp_path: Path) -> Non
     assert result.figures["schedule"] == "constant"
     for name in ("hidden", "out"):
         assert len(np.unique(np.asarray(model.get_layer(name).kernel))) <= 5
+
+
+def judged_model() -> tuple[Any, TrainingData]:
+    """Two layers, and rows whose labels are the model's own answers: the whole model is right about all of them."""
+    model = dense_model()
+    x = np.random.default_rng(2).normal(size=(700, 8)).astype(np.float32)
+    rows = Rows((x,), answers(x, *weights_of(model)).astype(np.int64))
+    return model, TrainingData(rows, rows, rows, "classification", "0")
+
+
+def weights_of(model: Any) -> list[np.ndarray]:
+    return [np.asarray(variable).copy() for variable in model.weights]
+
+
+def answers(x: np.ndarray, hidden: np.ndarray, bias: np.ndarray, out: np.ndarray, last: np.ndarray) -> np.ndarray:
+    return np.asarray(((x @ hidden + bias) @ out + last).argmax(1))
+
+
+@pytest.mark.compression
+def test_what_each_layer_is_worth_is_measured_before_anything_is_pruned(tmp_path: Path) -> None:
+    model, data = judged_model()
+    before = weights_of(model)
+    result = apply(model, values(sparsity=0.9, epochs=0), context(tmp_path, data=data))
+    table = result.figures["sensitivity"]
+    chosen = np.linspace(0, 699, 512).astype(np.int64)
+    x, y = data.validation.inputs[0][chosen], data.validation.labels[chosen]  # type: ignore[index]
+    expected = {}
+    for place, name in ((0, "hidden/kernel"), (2, "out/kernel")):
+        for share in (0.5, 0.8, 0.9):
+            changed = [array.copy() for array in before]
+            flat = changed[place].reshape(-1)
+            flat[np.argsort(np.abs(flat))[: round(share * flat.size)]] = 0
+            expected[name, share] = float(np.mean(answers(x, *changed) == y))
+    found = {
+        (line["tensor"], share): score
+        for line in table["layers"]
+        for share, score in zip(table["shares"], line["scores"], strict=True)
+    }
+    assert (table["rows"], table["score"]) == (512, 1.0)
+    assert [line["weights"] for line in table["layers"]] == [128, 64]
+    assert found == {key: pytest.approx(score, abs=1e-5) for key, score in expected.items()}
+    # The more weights of a layer are gone, the more is lost; and layers are not alike.
+    assert min(found.values()) < 0.8 < max(found.values())
+    assert result.files == ("sensitivity.csv", "sensitivity.svg")
+    with (tmp_path / "keep" / "sensitivity.csv").open() as stream:
+        lines = list(csv.DictReader(stream))
+    told = {(line["tensor"], float(line["share_zero"])): float(line["score"]) for line in lines}
+    assert told == {key: pytest.approx(score, abs=1e-9) for key, score in expected.items()}
+    root = ET.fromstring((tmp_path / "keep" / "sensitivity.svg").read_text())  # noqa: S314
+    assert len(root.findall("{http://www.w3.org/2000/svg}rect")) == 1 + 6
+
+
+@pytest.mark.compression
+def test_the_table_changes_nothing_of_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import compress_tasks
+    import keras
+
+    from converters.compress import prune
+    from converters.compress.sensitivity import Sensitivity
+
+    def pruned(folder: Path) -> tuple[str, Any]:
+        keras.utils.clear_session()
+        model = compress_tasks.network()
+        result = apply(model, values(sparsity=0.7, epochs=1), compress_tasks.context(folder, compress_tasks.task(96)))
+        return compress_tasks.digest(model), result.figures["sensitivity"]
+
+    with_table, table = pruned(tmp_path / "with")
+    assert len(table["layers"]) == 5
+    with monkeypatch.context() as patched:
+        patched.setattr(prune, "_sensitivity", lambda *_: Sensitivity(prune.WORDS, skipped="not looked at"))
+        without, skipped = pruned(tmp_path / "without")
+    assert skipped == {"skipped": "not looked at"}
+    assert without == with_table
+
+
+@pytest.mark.compression
+def test_a_table_that_cannot_be_or_costs_too_much_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from converters.compress import sensitivity
+
+    model, data = judged_model()
+    unlabelled = replace(data, validation=Rows(data.validation.inputs, None))
+    for rows in (None, unlabelled):
+        result = apply(model, values(epochs=0), context(tmp_path, data=rows))
+        assert result.figures["sensitivity"] == {"skipped": "there are no labelled validation rows"}
+        assert result.files == ()
+    # 192 products a row, seven looks.
+    monkeypatch.setattr(sensitivity, "MAC_BUDGET", 192 * 7 * 40)
+    assert apply(model, values(epochs=0), context(tmp_path, data=data)).figures["sensitivity"]["rows"] == 40
+    monkeypatch.setattr(sensitivity, "MAC_BUDGET", 192 * 7 * 31)
+    result = apply(model, values(epochs=0), context(tmp_path / "none", data=data))
+    assert result.figures["sensitivity"] == {"skipped": "7 looks at 32 rows would take more than 41664 MACs"}
+    assert result.files == ()
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.compression

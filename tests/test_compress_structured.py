@@ -22,7 +22,8 @@ from converters.compress.groups import read_structure  # noqa: E402
 from converters.compress.importance import unit_scores  # noqa: E402
 from converters.compress.rebuild import rebuild, values  # noqa: E402
 from converters.compress.removal import choose  # noqa: E402
-from converters.compress.sensitivity import sensitivity, silenced  # noqa: E402
+from converters.compress.sensitivity import sensitivity  # noqa: E402
+from converters.compress.silencing import WORDS, group_parts, silenced  # noqa: E402
 from converters.errors import RefusedError, ToolError  # noqa: E402
 from converters.steps import parse_chain  # noqa: E402
 
@@ -279,16 +280,13 @@ def test_silencing_everything_of_a_group_is_seen_by_the_score(tmp_path) -> None:
     model = network(dropout=0.0)
     ctx.fit(model, ctx, epochs=4, learning_rate=5e-3)
     structure = read_structure(read_graph(model))
-    found = sensitivity(model, structure, np.arange(structure.unit_count, dtype=float), data.validation, data.task)
+    parts = group_parts(structure, np.arange(structure.unit_count, dtype=float))
+    found = sensitivity(model, WORDS, parts, data, lambda: None)
     assert not found.skipped
     before = digest(model)
     with silenced(structure, np.arange(structure.unit_count)):
         assert prune_structured.score(model, data.validation, data.task) < found.whole - 0.2
     assert digest(model) == before
-    assert (
-        "no labelled"
-        in sensitivity(model, structure, np.zeros(1), Rows(data.validation.inputs, None), "classification").skipped
-    )
 
 
 def test_what_cannot_be_pruned_is_refused_with_the_reason(tmp_path) -> None:

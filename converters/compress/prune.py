@@ -4,14 +4,17 @@ Magnitude pruning of Han et al., arXiv:1506.02626, with one threshold for the wh
 is that of Zhu and Gupta, arXiv:1710.01878; N:M patterns those of Mishra et al., arXiv:2104.08378. Kernels count (see
 `converters.compress.kernels`), biases and norms do not, and neither do embedding tables: a table is looked up, so zeros would save
 no products there, and the rows of rare entries are small without being unimportant. Zeros are storage: no engine here runs faster for
-them (`converters.ledger_macs` tells the MACs that are left).
+them (`converters.ledger_macs` tells the MACs that are left). How much each layer would be missed is measured first
+(`converters.compress.sensitivity`); it changes nothing of what is pruned.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,14 +22,23 @@ import numpy as np
 from converters.compress.context import CLUSTERS, ZEROS, Array, Context, History, StepResult
 from converters.compress.kernels import Kernel, find
 from converters.compress.norms import measured_again
+from converters.compress.sensitivity import Part, Sensitivity, Words, sensitivity, shipped
 from converters.errors import RecipeError, RefusedError
 
-ADAPTIVE, GLOBAL, POLYNOMIAL = "adaptive", "global", "polynomial"
+ADAPTIVE, GLOBAL, LAYER, POLYNOMIAL = "adaptive", "global", "layer", "polynomial"
 # Of the epochs, the first half grows the zeros; there the growing ends after this share of the steps.
 RAMP_SHARE = 0.75
 RAMP_UPDATES = 100
 RAMP_POWER = 3
 _TABLE = "a table is looked up, not multiplied: pruning leaves it alone"
+WORDS = Words(
+    parts="layers",
+    part="tensor",
+    units="weights",
+    gone="zero",
+    title="Score without a share of one layer's weights",
+    shares=(0.5, 0.8, 0.9),
+)
 
 
 def apply(model: Any, parameters: Mapping[str, Any], context: Context) -> StepResult:
@@ -36,7 +48,7 @@ def apply(model: Any, parameters: Mapping[str, Any], context: Context) -> StepRe
     kernel keeps its largest weight, so that no layer is cut off. With a `pattern` N:M, N of M neighbours along the inputs stay,
     and `sparsity`, `scope` and `schedule` mean nothing; a kernel whose inputs do not come in multiples of M is left alone. The growing
     schedule needs training: without epochs, or where shared values are to be kept too, all is pruned at once. Without epochs
-    the batch norms are measured again (`converters.compress.norms`).
+    the batch norms are measured again (`converters.compress.norms`). Table and plot of each layer's sensitivity are shipped.
     Raises RecipeError for a pattern that is none, RefusedError when no layer can be pruned, ToolError from training.
     """
     pattern = parse_pattern(parameters["pattern"])
@@ -49,6 +61,7 @@ def apply(model: Any, parameters: Mapping[str, Any], context: Context) -> StepRe
     if not kernels:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_alone.items())
         raise RefusedError(f"no layer of this model can be pruned{': ' + reasons if reasons else ''}")
+    table = _sensitivity(model, kernels, context)
     epochs, histories = parameters["epochs"], []
     grows = parameters["schedule"] == POLYNOMIAL and epochs > 0 and not pattern and CLUSTERS not in context.preserve
     if grows:
@@ -67,8 +80,9 @@ def apply(model: Any, parameters: Mapping[str, Any], context: Context) -> StepRe
         "epochs": sum(history.epochs for history in histories),
         "training_seconds": sum(history.seconds for history in histories),
         "validation_scores": [score for history in histories for score in history.scores],
+        "sensitivity": table.figures(),
     }
-    return StepResult(model, figures, context.preserve | {ZEROS}, left_alone)
+    return StepResult(model, figures, context.preserve | {ZEROS}, left_alone, shipped(table, context.folder))
 
 
 def parse_pattern(text: str) -> tuple[int, int] | None:
@@ -187,6 +201,34 @@ def _with_weights(kernels: Sequence[Kernel], left_alone: dict[str, str]) -> list
     empty = [kernel for kernel in kernels if not kernel.values.any()]
     left_alone |= {kernel.name: "all of its weights are zero" for kernel in empty}
     return [kernel for kernel in kernels if kernel not in empty]
+
+
+def _sensitivity(model: Any, kernels: Sequence[Kernel], context: Context) -> Sensitivity:
+    """How much each of these tensors is missed when its smallest weights are zero, the others as they are."""
+
+    def macs() -> int | None:
+        from converters.ledger_macs import count_macs
+
+        inputs = () if context.data is None else context.data.validation.inputs
+        try:
+            return count_macs(model, [x.shape[1:] for x in inputs]).total
+        except ValueError:
+            return None  # sides of the input stay free: as many rows as there may be
+
+    parts = [Part(kernel.name, int(kernel.values.size), partial(_without, kernel)) for kernel in kernels]
+    return sensitivity(model, WORDS, parts, context.data, macs)
+
+
+@contextmanager
+def _without(kernel: Kernel, share: float) -> Iterator[None]:
+    """While this lasts, that share of the tensor's weights is zero, as `scope=layer` would choose them."""
+    before = kernel.values
+    (mask,) = magnitude_masks([before], share, LAYER)
+    kernel.variable.assign(np.where(mask, 0, before).astype(before.dtype))
+    try:
+        yield
+    finally:
+        kernel.variable.assign(before)
 
 
 def _prune(kernels: Sequence[Kernel], parameters: Mapping[str, Any], pattern: tuple[int, int] | None) -> None:

@@ -26,7 +26,8 @@ from converters.compress.norms import measured_again
 from converters.compress.objective import Predictor, every_layer, score
 from converters.compress.rebuild import rebuild
 from converters.compress.removal import MACS, Removal, Scores, choose, choose_numbers, counted
-from converters.compress.sensitivity import plots, sensitivity, silenced
+from converters.compress.sensitivity import sensitivity, shipped
+from converters.compress.silencing import WORDS, group_parts, silenced
 from converters.errors import RefusedError, ToolError
 from converters.recipe import hint
 
@@ -34,7 +35,6 @@ from converters.recipe import hint
 ROUNDS_TO_A_FLOOR = 5
 BLOCK_ROWS = 1000
 CHECKED_ROWS = 8
-KEEP = "keep"
 # Largest difference between removing and zeroing, relative to the largest answer: rounding alone.
 TOLERANCE, TOLERANCE_OF_HALVES = 1e-3, 5e-2
 _NOTHING: Ids = np.empty(0, np.int64)
@@ -158,16 +158,12 @@ class _Pruning:
 
     def _sensitivity(self) -> tuple[tuple[str, ...], dict[str, Any]]:
         """The table of the model as it comes, and the files that show it."""
-        data = self._context.data
-        if data is None or not self._structure.groups:
-            return (), {"skipped": "there are no labelled rows" if data is None else "no filter may go"}
-        scores = unit_scores(self._model, self._structure, self._settings.by, self._context)
-        found = sensitivity(self._model, self._structure, scores, data.validation, data.task)
-        folder = self._context.folder / KEEP
-        for name, text in plots(found):
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(text, encoding="utf-8")
-        return tuple(name for name, _ in plots(found)), found.figures()
+        model, structure, context = self._model, self._structure, self._context
+        if not structure.groups:
+            return (), {"skipped": "no filter may go"}
+        parts = group_parts(structure, unit_scores(model, structure, self._settings.by, context))
+        found = sensitivity(model, WORDS, parts, context.data, lambda: structure.macs(_NOTHING))
+        return shipped(found, context.folder), found.figures()
 
     def _round(self, number: int, goal: float, first: float | None) -> bool:
         """One round of removing and training. Returns whether another one makes sense."""

@@ -1,29 +1,27 @@
-"""How much each group of filters is missed when a share of it goes: a table and a plot, before anything is removed.
+"""How much each part of a model is missed when a share of it goes: the measuring, the table and the plot, before anything is pruned.
 
-Used by `converters.compress.prune_structured` (after Li et al., arXiv:1608.08710, section 3.2). Filters are not removed but zeroed
-where other layers take them, which answers the same and needs no new model; the weights are put back afterwards.
+What a part is and how a share of it goes, the step says: filters are silenced (`converters.compress.silencing`, for `prune_structured`,
+after Li et al., arXiv:1608.08710, section 3.2), weights are set to zero (`prune`, after Han et al., arXiv:1506.02626, section 3.3).
+One part at a time, all others whole; what was there is put back.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from converters.compress.channels import Ids
-from converters.compress.context import Rows
-from converters.compress.groups import Structure
+from converters.compress.context import TrainingData
 from converters.compress.objective import Predictor, score_of
-from converters.compress.rebuild import values
-from converters.compress.removal import Scores
+from converters.compress.record import KEEP
 from converters.compress.svg import LINE, shortened, text
 
-SHARES = (0.25, 0.5, 0.75)
 MOST_ROWS, LEAST_ROWS = 512, 32
 # What the whole table may cost, so that a large model does not spend minutes on it: about ten seconds of one core.
 MAC_BUDGET = 100e9
@@ -33,95 +31,115 @@ _FULL_COLOUR_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
+class Words:
+    """What a step's table calls things: `parts` and `part` (a layer, say), the `units` that a part has so many of, how they are `gone`,
+    and the plot's `title`. `shares`: of the units that go, one column each."""
+
+    parts: str
+    part: str
+    units: str
+    gone: str
+    title: str
+    shares: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part with `size` units. While `without(share)` lasts, the model answers as if that share of them, the least important first,
+    were gone."""
+
+    name: str
+    size: int
+    without: Callable[[float], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True, slots=True)
 class Sensitivity:
-    """`whole`: score of the full model; `groups`: (name, filters, scores at `SHARES`) in the model's order; `rows` judged by.
+    """`whole`: score of the full model; `parts`: (name, units, scores at the shares of `words`) in the model's order; `rows` judged by.
     `skipped`: why there are none, else empty."""
 
+    words: Words
     whole: float = 0.0
-    groups: tuple[tuple[str, int, tuple[float, ...]], ...] = ()
+    parts: tuple[tuple[str, int, tuple[float, ...]], ...] = ()
     rows: int = 0
     skipped: str = ""
 
     def figures(self) -> dict[str, Any]:
-        """As plain data."""
+        """As plain data, for the lineage."""
         if self.skipped:
             return {"skipped": self.skipped}
         table = [
-            {"group": name, "filters": number, "scores": [round(score, 5) for score in scores]}
-            for name, number, scores in self.groups
+            {self.words.part: name, self.words.units: size, "scores": [round(score, 5) for score in scores]}
+            for name, size, scores in self.parts
         ]
-        return {"rows": self.rows, "score": round(self.whole, 5), "shares": list(SHARES), "groups": table}
+        told = {"rows": self.rows, "score": round(self.whole, 5), "shares": list(self.words.shares)}
+        return {**told, self.words.parts: table}
 
 
-@contextmanager
-def silenced(structure: Structure, units: Ids) -> Iterator[None]:
-    """While this lasts, the model that `structure` was read from answers as if these units were gone."""
-    before: list[tuple[Any, Any]] = []
-    for site, positions in structure.takers(units):
-        weight = getattr(site.operation, site.variable)
-        array = values(weight)
-        before.append((weight, array.copy()))
-        array[(slice(None),) * site.axis + (positions,)] = 0
-        weight.assign(array)
-    try:
-        yield
-    finally:
-        for weight, array in reversed(before):
-            weight.assign(array)
+def sensitivity(
+    model: Any,
+    words: Words,
+    parts: Sequence[Part],
+    data: TrainingData | None,
+    macs: Callable[[], int | None],
+) -> Sensitivity:
+    """The score on validation rows when a share of one part is gone, for each part and share.
 
-
-def sensitivity(model: Any, structure: Structure, scores: Scores, rows: Rows, task: str) -> Sensitivity:
-    """The score on `rows` when 25, 50 and 75 % of one group's filters are silenced, the least important first, all others left."""
-    if rows.labels is None or rows.count == 0:
-        return Sensitivity(skipped="there are no labelled validation rows")
-    macs = structure.macs(np.empty(0, np.int64))
-    tries = len(structure.groups) * len(SHARES) + 1
-    affordable = MOST_ROWS if macs is None else int(MAC_BUDGET / max(macs * tries, 1))
+    Up to `MOST_ROWS` rows; as many fewer as keep the whole within `MAC_BUDGET`, and nothing at all, with the reason, when not even
+    `LEAST_ROWS` would. `macs()`: the model's, for one row; None where they are not known, and all rows are taken then.
+    """
+    if data is None or data.validation.labels is None or data.validation.count == 0:
+        return Sensitivity(words, skipped="there are no labelled validation rows")
+    cost, tries = macs(), len(parts) * len(words.shares) + 1
+    affordable = MOST_ROWS if cost is None else int(MAC_BUDGET / max(cost * tries, 1))
     if affordable < LEAST_ROWS:
-        return Sensitivity(skipped=f"{tries} looks at {LEAST_ROWS} rows would take more than {MAC_BUDGET:g} MACs")
-    count = min(affordable, MOST_ROWS, rows.count)
-    rows = rows.take(np.linspace(0, rows.count - 1, count).astype(np.int64))
+        return Sensitivity(
+            words, skipped=f"{tries} looks at {LEAST_ROWS} rows would take more than {MAC_BUDGET:g} MACs"
+        )
+    count = min(affordable, MOST_ROWS, data.validation.count)
+    rows = data.validation.take(np.linspace(0, data.validation.count - 1, count).astype(np.int64))
     predict = Predictor(model)
 
     def judged() -> float:
-        return score_of(predict(rows.inputs)[0], rows.labels, task)
+        return score_of(predict(rows.inputs)[0], rows.labels, data.task)
 
     whole, found = judged(), []
-    for group in structure.groups:
-        order = group.units[np.argsort(scores[group.units], kind="stable")]
+    for part in parts:
         line = []
-        for share in SHARES:
-            with silenced(structure, order[: round(share * len(order))]):
+        for share in words.shares:
+            with part.without(share):
                 line.append(judged())
-        found.append((group.name, len(order), tuple(line)))
-    return Sensitivity(whole, tuple(found), count)
+        found.append((part.name, part.size, tuple(line)))
+    return Sensitivity(words, whole, tuple(found), count)
 
 
 def as_csv(found: Sensitivity) -> str:
-    """One line per group and share."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["group", "filters", "share_silenced", "score", "score_of_the_whole", "rows"])
-    for name, number, scores in found.groups:
+    """One line per part and share."""
+    words, out = found.words, io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([words.part, words.units, f"share_{words.gone}", "score", "score_of_the_whole", "rows"])
+    for name, size, scores in found.parts:
         writer.writerows(
-            [name, number, share, score, found.whole, found.rows] for share, score in zip(SHARES, scores, strict=True)
+            [name, size, share, score, found.whole, found.rows]
+            for share, score in zip(words.shares, scores, strict=True)
         )
-    return text.getvalue()
+    return out.getvalue()
 
 
 def as_svg(found: Sensitivity) -> str:
-    """One line of cells per group, in the model's order: the score at each share, the darker the more is lost."""
-    width, height = _LABEL + _CELL * len(SHARES) + 20, LINE * (len(found.groups) + 3) + 16
+    """One line of cells per part, in the model's order: the score at each share, the darker the more is lost."""
+    words = found.words
+    width, height = _LABEL + _CELL * len(words.shares) + 20, LINE * (len(found.parts) + 3) + 16
     size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">',
         f'<rect width="{width}" height="{height}" fill="white"/>',
-        text(10, 1, f"Score without a share of one group's filters ({found.rows} validation rows)", weight="bold"),
-        text(10, 2, f"all filters: {found.whole:.4g}; the darker, the more is lost"),
-        *(text(_LABEL + _CELL * (k + 0.5), 3, f"−{share:.0%}", "middle") for k, share in enumerate(SHARES)),
+        text(10, 1, f"{words.title} ({found.rows} validation rows)", weight="bold"),
+        text(10, 2, f"all {words.units}: {found.whole:.4g}; the darker, the more is lost"),
+        *(text(_LABEL + _CELL * (k + 0.5), 3, f"−{share:.0%}", "middle") for k, share in enumerate(words.shares)),
     ]
-    for line, (name, number, scores) in enumerate(found.groups, start=4):
-        parts.append(text(10, line, f"{shortened(name)} ({number})"))
+    for line, (name, units, scores) in enumerate(found.parts, start=4):
+        parts.append(text(10, line, f"{shortened(name)} ({units})"))
         parts += [_cell(line, column, score, found.whole) for column, score in enumerate(scores)]
     return "\n".join([*parts, "</svg>\n"])
 
@@ -139,6 +157,12 @@ def _cell(line: int, column: int, score: float, whole: float) -> str:
     return box + text(x + _CELL / 2 - 1, line, f"{score:.4g}", "middle", fill="white" if depth > dark else "#222")
 
 
-def plots(found: Sensitivity) -> Sequence[tuple[str, str]]:
-    """The files to ship: name and text."""
-    return () if found.skipped else (("sensitivity.csv", as_csv(found)), ("sensitivity.svg", as_svg(found)))
+def shipped(found: Sensitivity, folder: Path) -> tuple[str, ...]:
+    """Write table and plot where the files that a step ships lie, in its `folder`; their names, none for a table that was skipped."""
+    if found.skipped:
+        return ()
+    texts = {"sensitivity.csv": as_csv(found), "sensitivity.svg": as_svg(found)}
+    (folder / KEEP).mkdir(parents=True, exist_ok=True)
+    for name, content in texts.items():
+        (folder / KEEP / name).write_text(content, encoding="utf-8")
+    return tuple(texts)

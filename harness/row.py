@@ -29,7 +29,9 @@ class Row:
     points lost against the base, positive is worse, with its 95 % interval. `agreement`: share of rows with the base's
     class. `energy_total_uj`, `energy_dynamic_uj`: of one inference, the latter without the idle power `idle_power_uw`;
     `energy_resolution_uj`: what one step of the meter `power_source` is worth. `rmse_ratio`: RMSE over the base's RMSE on the same rows. `grade`: "A", "B", "C" or "invalid". `null_reasons`: "field: reason" each.
-    `memory_*_peak_delta_bytes`, by phase: load, first inference, those after it. `hints`: advice, filled in after the table by
+    `memory_*_peak_delta_bytes`, by phase: load, first inference, those after it. Counted at the conversion, where it had compression
+    steps (docs/compression): `size_entropy_bytes`, `artifact_parameters`, `non_zeros`, `unique_values`, `weights_bytes` and TFLite's
+    `arena_planned_bytes` of the exported file, `macs` and `effective_macs` of the model before the export. `hints`: advice, filled in after the table by
     `harness.hints`.
     """
 
@@ -45,6 +47,14 @@ class Row:
     size_bytes: int | None = None
     size_gzip_bytes: int | None = None
     parameters: int | None = None
+    size_entropy_bytes: int | None = None
+    artifact_parameters: int | None = None
+    non_zeros: int | None = None
+    unique_values: int | None = None
+    weights_bytes: int | None = None
+    macs: int | None = None
+    effective_macs: int | None = None
+    arena_planned_bytes: int | None = None
     latency_median_ns: float | None = None
     latency_median_low_ns: float | None = None
     latency_median_high_ns: float | None = None

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from harness.choose import Recommendation, time_of
 from harness.report.advice import Advice, advise
-from harness.report.cells import COLUMNS, GRADE_MEANINGS, clean, has_value, plain_header, variant_label
+from harness.report.cells import COLUMNS, GRADE_MEANINGS, Column, clean, has_value, plain_header, variant_label
 from harness.row import OK, REFUSED, Row
 
 MOST_NAMES = 3
@@ -165,14 +165,11 @@ def name_some(labels: Sequence[str], total: int) -> str:
     return f"{', '.join(labels[:MOST_NAMES])} and {len(labels) - MOST_NAMES} more"
 
 
-def absences(rows: Iterable[Row]) -> list[str]:
-    """Why cells of measured rows say "n/a" and columns are missing: "accuracy, drop: no labels (all variants)"."""
+def absences(rows: Iterable[Row], columns: Iterable[Column] = COLUMNS.values()) -> list[str]:
+    """Why cells of measured rows say "n/a" and columns (of these) are missing: "accuracy, drop: no labels (all variants)"."""
     rows = [row for row in rows if row.status == OK]
     by_field = {
-        field: column
-        for column in COLUMNS.values()
-        for field in column.fields
-        if not column.special or has_value(column, rows)
+        field: column for column in columns for field in column.fields if not column.special or has_value(column, rows)
     }
     found: dict[tuple[str, str], list[str]] = {}  # column and reason → labels
     places: dict[tuple[str, str], dict[str, None]] = {}  # column and reason → devices

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from harness.report import ledger
 from harness.report.arrange import (
     HINTS_TITLE,
     Alike,
@@ -58,6 +59,7 @@ def render_markdown(
     for group in arranged.devices:
         blocks += _device(group, columns_for(rows), notes)
     blocks += _refused(arranged)
+    blocks += _ledger(rows)
     if differences:
         blocks += [f"## {TITLE}", *(escape(text) for text in differences)]
     if hints:
@@ -109,6 +111,23 @@ def _table(group: DeviceGroup, columns: Sequence[Column], notes: Notes) -> str:
                 cells.append(text)
         lines.append(f"| {mark} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _ledger(rows: Sequence[Row]) -> list[str]:
+    """What was counted of the variants, where something was."""
+    shown = ledger.counted(rows)
+    if not shown:
+        return []
+    columns = ledger.columns_of(shown)
+    lines = [
+        "| " + " | ".join(column.header for column in columns) + " |",
+        "|" + "|".join("---:" if column.numeric else "---" for column in columns) + "|",
+    ]
+    for row in shown:
+        cells = [_code(column.text(row)) if column.key == "variant" else column.text(row) for column in columns]
+        lines.append("| " + " | ".join(cells) + " |")
+    missing = "\n".join(f"- n/a: {escape(text)}" for text in ledger.reasons(shown))
+    return [f"## {ledger.TITLE}", "\n".join(lines), ledger.NOTE, *([missing] if missing else [])]
 
 
 def _refused(arranged: Arrangement) -> list[str]:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from harness.records import DeviceRecord, SessionData
-from harness.report import figures, units
+from harness.report import figures, ledger, units
 from harness.report.arrange import Arrangement, DeviceGroup, Notes, absences, common_start, first_sentence, grades_used
 from harness.report.cells import COLUMNS, DETAILS, Column, clean, columns_for, has_value, plain_header, variant_label
 from harness.report.conversion import lineage_words
@@ -61,6 +61,7 @@ def build(
         "start": start,
         "devices": devices,
         "sizes": "sizes" if everywhere is not None else None,
+        "ledger": _ledger(rows, start),
         "refused": arranged.refused,
         "grades": [(grade, css(grade), meaning) for grade, meaning in grades_used(rows)],
         "notes": notes.items(),
@@ -145,6 +146,35 @@ def _advice(group: DeviceGroup) -> Context:
     }
 
 
+def _ledger(rows: Sequence[Row], start: str) -> Context | None:
+    """The table of what was counted; None where nothing was."""
+    shown = ledger.counted(rows)
+    if not shown:
+        return None
+    columns = ledger.columns_of(shown)
+    notes = Notes()  # of the cells of grades, which this table has not
+    return {
+        "title": ledger.TITLE,
+        "note": ledger.NOTE,
+        "columns": columns,
+        "reasons": ledger.reasons(shown),
+        "rows": [
+            {
+                "label": variant_label(row),
+                "format_class": css(row.format),
+                "name": _breakable(variant_label(row).removeprefix(start)),
+                "cells": [_cell(row, column, notes, _whys(row)) for column in columns],
+            }
+            for row in shown
+        ],
+    }
+
+
+def _whys(row: Row) -> dict[str, str]:
+    """Why figures of a row are missing, by field."""
+    return dict(entry.split(":", 1) for entry in row.null_reasons if ":" in entry)
+
+
 def _tiles(row: Row) -> list[dict[str, str]]:
     """The figures of the winner, large."""
     tiles = []
@@ -167,7 +197,7 @@ def _split(text: str) -> tuple[str, str]:
 
 def _row(row: Row, group: DeviceGroup, columns: Sequence[Column], notes: Notes, start: str) -> Context:
     winner, front = group.is_winner(row), group.on_front(row)
-    whys = dict(entry.split(":", 1) for entry in row.null_reasons if ":" in entry)
+    whys = _whys(row)
     words = (variant_label(row), row.format, row.recipe, row.engine, row.precision, f"grade {row.grade}")
     return {
         "format": clean(row.format),

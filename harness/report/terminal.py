@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from harness.report import units
+from harness.report import ledger, units
 from harness.report.arrange import (
     HINTS_TITLE,
     DeviceGroup,
@@ -109,6 +109,7 @@ def render_text(
     for group in arranged.devices:
         omitted = _print_device(paper, group, columns_for(rows), notes, start) or omitted
     _print_refused(paper, arranged.refused)
+    omitted += [header for header in _print_ledger(paper, rows, start) if header not in omitted]
     if differences:
         paper.line(TITLE, "bold")
         for text in differences:
@@ -195,6 +196,30 @@ def _short(key: str, full: GridColumn, rows: Sequence[Row]) -> GridColumn:
         return full
     header, text = _SHORT[key]
     return GridColumn(header, tuple(text(row) for row in rows), right=True)
+
+
+def _print_ledger(paper: Paper, rows: Sequence[Row], start: str) -> list[str]:
+    """Print what was counted, as far as there is room; return the headers of the columns left out."""
+    shown = ledger.counted(rows)
+    if not shown:
+        return []
+    columns = ledger.columns_of(shown)
+    unmarked: list[tuple[int, ...]] = [() for _ in shown]
+    grid = {column.key: _shown(column, shown, unmarked, start) for column in columns}
+    chosen = {key: grid[key] for key in ("variant", "size")}
+    for key in ledger.LEAST_NEEDED_LAST:
+        if key in grid:
+            wider = {**chosen, key: grid[key]}
+            folded = min(_NAME_ENOUGH, grid["variant"].width)
+            if paper.width is None or grid_width(wider.values(), folded) <= paper.width:
+                chosen = wider
+    paper.line(ledger.TITLE, "bold")
+    print_grid(paper, [chosen[key] for key in grid if key in chosen], [""] * len(shown), [""] * len(shown))
+    paper.paragraph(ledger.NOTE, "dim")
+    for text in ledger.reasons(shown):
+        paper.paragraph(text, "dim", lead="n/a ")
+    paper.line()
+    return [plain_header(column) for column in columns if column.key not in chosen]
 
 
 def _print_refused(paper: Paper, refused: Sequence[Refusal]) -> None:

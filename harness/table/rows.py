@@ -16,6 +16,7 @@ from harness.table.drifts import Place, companions
 from harness.table.energy import energy_figures
 from harness.table.evidence import evidence_of, setting_figures, threads_of
 from harness.table.latency import cold_start_figures, latency_figures, virtual_time_figures
+from harness.table.ledger import ledger_figures
 from harness.table.memory import memory_figures
 from harness.table.nulls import null_reasons
 from harness.table.official import official_figures
@@ -53,6 +54,7 @@ def _row(
         sustained_figures(cell, data, figures, reasons)
         official_figures(cell, data, figures, reasons)
     figures |= {name: getattr(variant, name) for name in ("size_bytes", "size_gzip_bytes", "parameters")}
+    ledger_figures(variant, figures, reasons)
     evidence = evidence_of(cell, data, status, failure, blocks, beside)
     letter, words = grade.grade(sustained_evidence(cell, throughput_evidence(cell, evidence)))
     error = None if failure is None else f"{failure.name}: {failure.message}"

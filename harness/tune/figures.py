@@ -13,6 +13,7 @@ from harness.compare import compare_variants
 from harness.records import SessionData
 from harness.row import Row
 from harness.search_section import METRICS
+from harness.table.ledger import ledger_counts
 
 _INTERVALS = {
     "latency_ns": ("latency_median_low_ns", "latency_median_high_ns"),
@@ -20,8 +21,7 @@ _INTERVALS = {
     "accuracy_drop_pp": ("accuracy_drop_low_pp", "accuracy_drop_high_pp"),
 }
 # Of the exported file itself; MACs are of the model before the export.
-_LEDGER = ("macs", "effective_macs")
-_NO_LEDGER = "the conversion counted nothing"
+_LEDGER = ("size_entropy_bytes", "macs", "effective_macs")
 
 
 @dataclass(slots=True)
@@ -41,14 +41,13 @@ class Figures:
 
 def file_figures(manifest: Manifest, figures: Figures) -> None:
     """What the variant's files are: sizes, weights, products."""
-    ledger = manifest.ledger
+    counts, reasons = ledger_counts({"ledger": manifest.ledger, "size_entropy_bytes": manifest.size_entropy_bytes})
     figures.put("size_bytes", float(manifest.size_bytes))
     figures.put("size_gzip_bytes", float(manifest.size_gzip_bytes))
-    missing = str(ledger.get("artifact_missing") or _NO_LEDGER)
-    figures.put("size_entropy_bytes", _number(manifest.size_entropy_bytes), missing)
-    figures.put("parameters", _number(ledger.get("parameters", manifest.parameters)), missing)
+    parameters = counts.get("artifact_parameters", manifest.parameters)
+    figures.put("parameters", _number(parameters), reasons.get("artifact_parameters"))
     for name in _LEDGER:
-        figures.put(name, _number(ledger.get(name)), str(ledger.get("macs_missing") or _NO_LEDGER))
+        figures.put(name, _number(counts.get(name)), reasons.get(name))
 
 
 def _number(value: Any) -> float | None:

@@ -108,6 +108,32 @@ _RATE = Parameter(
 )
 _TUNING = (_epochs(3), _RATE)
 
+# The word for the model as it was before the first step.
+TEACHER_BASE = "base"
+_METHODS = ("soft", "hints", "attention")
+
+
+def _teaching(default: str, whose: str) -> tuple[Parameter, ...]:
+    """Parameters of a training under a teacher. `default`: who teaches unless another is named, "" for nobody."""
+    return (
+        Parameter(
+            "teacher",
+            str,
+            default,
+            f"who teaches{whose}: base, or the path of another trained model (.keras, .h5) for the same rows and answers",
+            is_path=True,
+            names=(TEACHER_BASE,),
+            syntax=(
+                rf"{TEACHER_BASE}|.+\.(?:keras|h5|hdf5)",
+                f"{TEACHER_BASE} or, since what `harness networks` lists has learnt nothing yet, the file of a trained model like big.keras",
+            ),
+        ),
+        Parameter("temperature", float, 4.0, "softens both answers", 0, 100, open_ended=True),
+        Parameter("alpha", float, 0.7, "weight of the teacher's answers; the rest is the labels'", 0, 1),
+        Parameter("method", str, "soft", "what is learnt beside the answers", choices=_METHODS),
+    )
+
+
 _LAYER_RATIO = r"[^:/\s]+:(?:0?\.\d+|0\.?|\d+(?:\.\d+)?e-\d+)"
 _STRIDE = Parameter(
     "stride",
@@ -191,7 +217,7 @@ STEPS: dict[str, StepInfo] = {
         StepInfo(
             "distill",
             "converters.compress.distill:apply",
-            "trains the model, or a smaller student, to answer as the base does",
+            "trains the model, or a smaller student, to answer as its teacher does, by default the base",
             "Hinton et al., arXiv:1503.02531; hints: Romero et al., arXiv:1412.6550; attention: Zagoruyko and Komodakis, arXiv:1612.03928",
             "distill(width=0.75)",
             (
@@ -205,9 +231,7 @@ STEPS: dict[str, StepInfo] = {
                     names=tuple(NETWORKS),
                 ),
                 Parameter("resolution", float, None, "of a student of `harness networks`: multiplies the sides of its images", 0, 4, open_ended=True),
-                Parameter("temperature", float, 4.0, "softens both answers", 0, 100, open_ended=True),
-                Parameter("alpha", float, 0.7, "weight of the teacher's answers; the rest is the labels'", 0, 1),
-                Parameter("method", str, "soft", "what is learnt beside the answers", choices=("soft", "hints", "attention")),
+                *_teaching(TEACHER_BASE, ""),
                 Parameter("epochs", int, 10, "epochs of training", 1, 10_000),
                 _RATE,
             ),
@@ -226,12 +250,13 @@ STEPS: dict[str, StepInfo] = {
             "qat",
             "converters.compress.quantize_aware:apply",
             "trains with the rounding of integers in the loop",
-            "Jacob et al., arXiv:1712.05877; learned step size: Esser et al., arXiv:1902.08153",
+            "Jacob et al., arXiv:1712.05877; learned step size: Esser et al., arXiv:1902.08153; under a teacher: Mishra and Marr, arXiv:1711.05852",
             "qat > static_wi8_ai8",
             (
                 Parameter("weight_bits", int, 8, "bits of the weights", 4, 8),
                 Parameter("ranges", str, "moving", "of activations: moving averages, or learned", choices=("moving", "learned")),
                 Parameter("granularity", str, "per_channel", "of the weights", choices=("per_channel", "per_tensor")),
+                *_teaching("", " the rounded network, beside the labels"),
                 Parameter("epochs", int, 3, "epochs of training", 1, 10_000),
                 _RATE,
             ),
@@ -333,6 +358,7 @@ STEPS: dict[str, StepInfo] = {
                 Parameter("candidates", str, "8/6/4/3/2", "bits that a layer may have, of 2 to 16", syntax=(r"\d+(?:/\d+)*", "numbers of bits like 8/4/2")),
                 Parameter("activations", str, "8", "bits that activations may have, where bit_operations are given", choices=("8", "16/8")),
                 Parameter("granularity", str, "per_channel", "of the weights", choices=("per_channel", "per_tensor")),
+                *_teaching("", " while training with the bits chosen"),
                 Parameter("epochs", int, 0, "epochs of training with the bits chosen, 0 for none", 0, 10_000),
                 _RATE,
             ),

@@ -46,7 +46,7 @@ _NOT_AFTER: dict[tuple[str, str], str] = {
         ("haar", "it makes the network again for other maps"),
         ("cluster", "it moves the weights after the training with rounding: put it before qat, which keeps it"),
         ("prune", "it moves the weights after the training with rounding: put it before qat, which keeps it"),
-        ("distill", "it trains without the rounding: put it before qat"),
+        ("distill", "it trains without the rounding: put it before qat, or write qat(8, teacher=base)"),
         ("fine_tune", "it trains without the rounding: put it before qat, or give qat more epochs"),
     )
 }
@@ -69,6 +69,7 @@ _NOT_AFTER |= {
     )
 }
 _NOT_AFTER |= {
+    ("distill", "mixed"): "it trains without the rounding: put it before mixed, or write mixed(4.5, teacher=base, epochs=3)",
     ("calibrate", "mixed"): "it chooses ranges and bits from the float model, as mixed has done",
     **{("mixed", each): f"it chooses bits by the float model, which {each} has rounded" for each in ("qat", *_REFINING)},
     ("equalize", "qat"): "it moves factors between layers, and the scales that qat has learnt belong to them as they were",
@@ -91,6 +92,10 @@ _INTEGERS_WANTED = "a static precision with 8-bit activations must follow it, fo
 _QAT_WANTS = f"qat trains weights and activations for integer kernels: {_INTEGERS_WANTED}"
 _REFINING_WANTS = f"fits weights and activations to integer kernels: {_INTEGERS_WANTED}"
 _BITS_TWICE = "has the weights' bits from the step before it: give weight_bits there"
+# What a training learns from a teacher, and how; `distill` always has one.
+_OF_TEACHERS = ("temperature", "alpha", "method")
+_NO_TEACHER = "is about a teacher, and there is none: give teacher=base"
+_NOTHING_TAUGHT = "with epochs=0 a teacher has nothing to teach: give epochs"
 _SAVED_MODEL = "steps work on the layers of a Keras model, and a SavedModel holds a graph without layers: give the .keras or .h5 file"
 
 
@@ -102,6 +107,8 @@ def refusals() -> list[tuple[str, str]]:
     lines += [("`qat` before any other precision", _QAT_WANTS)]
     lines += [(f"`{name}` before any other precision", f"{name} {_REFINING_WANTS}") for name in ("mixed", *_REFINING)]
     lines += [(f"`calibrate > {name}(weight_bits=…)`", f"{name} {_BITS_TWICE}") for name in _REFINING[1:]]
+    lines += [("`qat(…)` or `mixed(…)` with temperature, alpha or method, without teacher", f"that {_NO_TEACHER}")]
+    lines += [("`mixed(teacher=…)` without epochs", _NOTHING_TAUGHT)]
     return [*lines, ("any step on a SavedModel", _SAVED_MODEL)]
 
 
@@ -154,9 +161,23 @@ def _order_reason(steps: Sequence[Step]) -> str | None:
                 return f"{step.name} cannot follow {before}: {_NOT_AFTER[step.name, before]}"
         if step.name in _REFINING and step.values["weight_bits"] and set(earlier).intersection(ROUNDING):
             return f"{step.name} {_BITS_TWICE}"
+        found = _teacher_reason(step)
+        if found is not None:
+            return found
         if step.name in _LAST and position + 1 < len(steps):
             return f"{step.name} must be the last step: {_LAST[step.name]}"
     return None
+
+
+def _teacher_reason(step: Step) -> str | None:
+    """Why the parameters of a teacher make no sense together."""
+    values = step.values
+    if "teacher" not in values:
+        return None
+    idle = [key for key, _ in step.parameters if key in _OF_TEACHERS]
+    if idle and not values["teacher"]:
+        return f"{step.text}: {idle[0]} {_NO_TEACHER}"
+    return f"{step.text}: {_NOTHING_TAUGHT}" if values["teacher"] and not trains(step) else None
 
 
 def _facts_reason(steps: Sequence[Step], facts: Mapping[str, Any]) -> str | None:

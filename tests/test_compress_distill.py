@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from converters.compress import distill, features, training
+from converters.compress import answers, distill, features, training
 from converters.compress.context import Context, Rows, TrainingData
 from converters.errors import RecipeError, RefusedError, ToolError
 from converters.steps import make_step
@@ -53,9 +53,9 @@ def test_soft_loss_is_the_divergence_at_that_temperature(temperature):
     wanted = temperature**2 * kl(softmax(teacher / temperature), softmax(student / temperature))
     for t_kind, t in (("logits", teacher), ("softmax", softmax(teacher))):
         for s_kind, s in (("logits", student), ("softmax", softmax(student))):
-            found = float(distill.soft_loss(t, s, t_kind, s_kind, temperature))
+            found = float(answers.soft_loss(t, s, t_kind, s_kind, temperature))
             assert found == pytest.approx(wanted, rel=1e-4)
-    assert float(distill.soft_loss(teacher, teacher, "logits", "logits", temperature)) == pytest.approx(0, abs=1e-6)
+    assert float(answers.soft_loss(teacher, teacher, "logits", "logits", temperature)) == pytest.approx(0, abs=1e-6)
 
 
 def test_soft_loss_of_yes_and_no_and_of_values():
@@ -65,8 +65,8 @@ def test_soft_loss_of_yes_and_no_and_of_values():
     wanted = 4 * kl(softmax(pairs[0]), softmax(pairs[1]))
     sigmoid = 1 / (1 + np.exp(-teacher))
     for t_kind, t in (("logits", teacher), ("sigmoid", sigmoid)):
-        assert float(distill.soft_loss(t, student, t_kind, "logits", 2.0)) == pytest.approx(wanted, rel=1e-4)
-    found = float(distill.soft_loss(teacher, student, "values", "values", 2.0))
+        assert float(answers.soft_loss(t, student, t_kind, "logits", 2.0)) == pytest.approx(wanted, rel=1e-4)
+    found = float(answers.soft_loss(teacher, student, "values", "values", 2.0))
     assert found == pytest.approx(np.mean((teacher - student) ** 2) / np.var(teacher), rel=1e-4)
 
 
@@ -83,14 +83,14 @@ def test_the_whole_loss_by_hand():
     for end in (None, "softmax"):
         teacher, student = classifier(5), classifier(3, end)
         data = data_of(rows, labels)
-        answers = distill.answer_loss(teacher, student, data, 3.0, 0.7)
-        loss = distill.whole_loss(teacher, answers, None, features.attention_loss)
+        both = answers.answer_loss(teacher, student, data, 3.0, 0.7)
+        loss = answers.whole_loss(teacher, both, None, features.attention_loss)
         z, y = np.asarray(teacher(rows)), np.asarray(student(rows))
         s = y if end is None else np.log(y)
         hard = -np.mean(np.log(softmax(s))[np.arange(8), labels])
         wanted = 0.7 * 9 * kl(softmax(z / 3), softmax(s / 3)) + 0.3 * hard
         assert float(loss((rows,), labels, (y,))) == pytest.approx(wanted, rel=1e-4)
-        unlabelled = distill.answer_loss(teacher, student, data_of(rows, None), 3.0, 0.7)
+        unlabelled = answers.answer_loss(teacher, student, data_of(rows, None), 3.0, 0.7)
         assert float(unlabelled(None, [z], [y])) == pytest.approx(9 * kl(softmax(z / 3), softmax(s / 3)), rel=1e-4)
 
 
@@ -106,9 +106,9 @@ def test_what_an_output_holds():
     ]
     model = keras.Model(values, ends)
     data = data_of(np.ones((3, 6), np.float32), np.zeros(3, np.int64))
-    assert [distill.kind_of(model, k, data) for k in range(5)] == ["logits", "softmax", "sigmoid", "sigmoid", "values"]
+    assert [answers.kind_of(model, k, data) for k in range(5)] == ["logits", "softmax", "sigmoid", "sigmoid", "values"]
     numbers = data_of(np.ones((3, 6), np.float32), np.zeros(3, np.float32), task="regression")
-    assert distill.kind_of(model, 0, numbers) == "values"
+    assert answers.kind_of(model, 0, numbers) == "values"
 
 
 def noisy_task(rows: int = 160, wrong: float = 0.5):

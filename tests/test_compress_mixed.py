@@ -21,7 +21,7 @@ from converters.export.base import Exported, Source, load_source
 from converters.export.trained import trained_kernels
 from converters.ledger_artifact import artifact_ledger
 from converters.recipe import parse_name, with_steps
-from converters.steps import parse_chain
+from converters.steps import make_step, parse_chain
 from converters.support import reason
 
 pytestmark = [
@@ -30,18 +30,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
 
-DEFAULT: dict[str, Any] = {
-    "bits": None,
-    "size_bytes": None,
-    "bit_operations": None,
-    "latency_ms": None,
-    "latency_table": "",
-    "candidates": "8/4/2",
-    "activations": "8",
-    "granularity": "per_channel",
-    "epochs": 0,
-    "learning_rate": None,
-}
+DEFAULT = make_step("mixed", {"candidates": "8/4/2"}).values
 
 
 def mixed(model: Any, folder: Path, data: Any = None, preserve: frozenset[str] = frozenset(), **more: Any) -> Any:

@@ -14,6 +14,7 @@ from converters.compress.graph import read_graph
 from converters.compress.loading import load_step_model, save_step_model
 from converters.compress.objective import Predictor, score
 from converters.errors import RefusedError, ToolError
+from converters.steps import make_step
 
 pytestmark = [
     pytest.mark.compression,
@@ -21,13 +22,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
 
-DEFAULT: dict[str, Any] = {
-    "weight_bits": 8,
-    "ranges": "moving",
-    "granularity": "per_channel",
-    "epochs": 1,
-    "learning_rate": None,
-}
+DEFAULT = make_step("qat", {"epochs": 1}).values
 
 
 def qat(

@@ -17,7 +17,7 @@ from converters.errors import ToolError
 from converters.export.base import Exported, Source, load_source
 from converters.export.trained import key_of, trained_kernels
 from converters.recipe import Recipe, make_recipe, parse_name, with_steps
-from converters.steps import parse_chain
+from converters.steps import make_step, parse_chain
 from converters.support import FACT_TRAINED_RANGES, reason
 
 pytestmark = [
@@ -49,12 +49,22 @@ def made(folder: Path, **parameters: Any) -> Made:
     return made_of(base, data, folder, **parameters)
 
 
+def float_base(base: Any) -> Any:
+    """A teacher: the base as it is before its layers go into a network with rounding."""
+    import keras
+
+    twin = keras.models.clone_model(base)
+    twin.set_weights(base.get_weights())
+    twin.trainable = False
+    return twin
+
+
 def made_of(base: Any, data: Any, folder: Path, **parameters: Any) -> Made:
     from converters.compress.quantize_aware import apply
     from converters.export.prepare import Preparation
 
-    options = {"weight_bits": 8, "ranges": "moving", "granularity": "per_channel", "epochs": 1, "learning_rate": None}
-    result = apply(base, options | parameters, context(folder / "qat", data))
+    values = make_step("qat", {"epochs": 1} | parameters).values
+    result = apply(base, values, context(folder / "qat", data, float_base(base)))
     save_step_model(result.model, folder / "model.keras")
     model = load_step_model(folder / "model.keras")
     request = {"base": str(folder / "model.keras"), "kind": "keras", "name": "m", "sha256": "0" * 64, "seed": 0}
@@ -238,6 +248,14 @@ def test_four_bit_weights_go_into_eight_bits_elsewhere(four: Made, tmp_path: Pat
 
 def test_per_tensor_scales(tmp_path: Path) -> None:
     one = made(tmp_path, granularity="per_tensor", weight_bits=7)
+    for fmt in ("tflite", "onnx", "openvino"):
+        (tmp_path / fmt).mkdir()
+        exported = export(one, fmt, "static_wi8_ai8", tmp_path / fmt)
+        assert agrees(one, fmt, exported, tmp_path / fmt) >= WITHIN_ONE_STEP
+
+
+def test_formats_agree_after_a_training_under_a_teacher(tmp_path: Path) -> None:
+    one = made(tmp_path, teacher="base", method="hints", weight_bits=7)
     for fmt in ("tflite", "onnx", "openvino"):
         (tmp_path / fmt).mkdir()
         exported = export(one, fmt, "static_wi8_ai8", tmp_path / fmt)

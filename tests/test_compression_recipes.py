@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -132,6 +133,8 @@ def test_mappings_take_steps():
         ({"steps": [17]}, "not 17"),
         ({"steps": [{"sparsity": 0.5}]}, "with the key step"),
         ({"name": "prune(0.5)", "steps": "cluster(16)"}, "steps are given too"),
+        ("distill(teacher=mobilenet_v2)", "has learnt nothing yet, the file of a trained model like big.keras"),
+        ("qat(teacher=models/saved_model) > static_wi8_ai8", "the file of a trained model"),
         ({"steps": {"step": "distill", "student": "a,b.keras"}}, "cannot be written"),
         ({"steps": ["distill(student=" + "x" * 200 + ".keras)"], "format": "onnx"}, "characters"),
     ],
@@ -141,6 +144,38 @@ def test_what_means_nothing_is_an_error_with_a_hint(spec, words):
         parse_recipes(spec)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_teacher_is_the_base_or_a_file_whose_content_counts(tmp_path, monkeypatch):
+    from converters.base_model import BaseModel
+    from converters.chains import chain_of, step_files
+    from converters.export.base import WORKSHOP
+    from converters.jobs import ConversionRequest
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    base = BaseModel(tmp_path / "m.keras", "keras", "m", "0" * 64, 1)
+    request = ConversionRequest(base.path, (), tmp_path, folder=tmp_path / "experiment")
+    workshop = dataclasses.replace(WORKSHOP, compression_packages=("numpy",))
+    (tmp_path / "experiment").mkdir()
+
+    def key(chain):
+        return chain_of(parse_chain(chain), request, base, workshop).key
+
+    for chain in ("distill(teacher={})", "qat(4, teacher={})", "mixed(4, teacher={}, epochs=1)"):
+        assert step_files(parse_chain(chain.format("base"))[0], request.folder) == {}
+        seen = {key(chain.format("base"))}
+        for place, named in ((request.folder / "big.keras", "big.keras"), (tmp_path / "big.h5", "~/big.h5")):
+            place.unlink(missing_ok=True)
+            with pytest.raises(RecipeError, match=r"teacher .*there is no file .*big\."):
+                key(chain.format(named))
+            for content in (b"one", b"two"):
+                place.write_bytes(content)
+                assert step_files(parse_chain(chain.format(named))[0], request.folder) == {"teacher": place.resolve()}
+                seen.add(key(chain.format(named)))
+        assert len(seen) == 5
+    assert key("distill") == key("distill(teacher=base)")
+    assert make_step("distill", {"teacher": "base"}) == make_step("distill")
+    assert chain_slug(parse_chain("qat(4, teacher=base)")) == "qat_4_teacher-base"
 
 
 def test_recipes_without_steps_are_what_they_were():
@@ -164,6 +199,9 @@ def test_recipes_without_steps_are_what_they_were():
         ("qat > qat", {}, "qat stands twice"),
         ("calibrate > calibrate(minmax)", {}, "calibrate stands twice"),
         ("calibrate > adaround(4)", {}, "give weight_bits there"),
+        ("qat(4, alpha=0.5)", {}, "alpha is about a teacher, and there is none: give teacher=base"),
+        ("mixed(4, method=hints, epochs=1)", {}, "method is about a teacher"),
+        ("mixed(4, teacher=base)", {}, "with epochs=0 a teacher has nothing to teach"),
         ("equalize > correct_bias", {"calibration_rows": False}, "correct_bias fits the model to calibration rows"),
     ],
 )
@@ -189,6 +227,9 @@ def test_possible_chains_have_none():
         "factorize(0.5) > fine_tune",
         "prune(0.5) > cluster(16) > qat",
         "qat > entropy",
+        "prune(0.5) > qat(4, teacher=big.keras, alpha=0.5) > entropy",
+        "mixed(4, teacher=base, epochs=1)",
+        "distill(teacher=big.h5, alpha=0.5)",
     ):
         assert chain_reason(parse_chain(text), "static", "i8", facts) is None
     (recipe,) = parse_recipes("qat(4) > static_wi8_ai8 @ openvino")

@@ -1,21 +1,21 @@
-"""The step `distill`: trains a model, or a smaller student, to answer as the base does.
+"""The step `distill`: trains a model, or a smaller student, to answer as its teacher does.
 
-Soft labels with a temperature beside the hard ones: Hinton et al., arXiv:1503.02531. What may be learnt from the inside of the teacher is in
-`converters.compress.features`, narrower students are made by `converters.compress.width`, compact networks by `converters.networks`.
-The teacher is the model as it was before the first step; the student is what the earlier steps left (pruned, factorized,
-quantization-aware …) unless `width` or `student` names another. Loss: alpha · T² · KL(teacher ‖ student, both softened by T) + (1 − alpha) · (the labels' own loss).
+Loss and papers: `converters.compress.answers`. What may be learnt from the inside of the teacher is in `converters.compress.features`, narrower
+students are made by `converters.compress.width`, compact networks by `converters.networks`. The teacher is the model as it was before the
+first step, or that of a file (`converters.compress.teaching`); the student is what the earlier steps left (pruned, factorized …) unless `width`
+or `student` names another. Students with rounding learn from a teacher in the steps that round (`converters.compress.quantize_train`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from converters.compress import features, objective
-from converters.compress.context import Context, Rows, StepResult, TrainingData
-from converters.compress.features import SOFT, Matched
+from converters.compress.answers import SIGMOID, SOFTMAX, kind_of
+from converters.compress.context import Context, StepResult
+from converters.compress.teaching import find_teacher, lesson, load_own
 from converters.compress.width import at_width
 from converters.errors import RecipeError, RefusedError
 from converters.networks.catalogue import NETWORKS
@@ -23,42 +23,34 @@ from converters.networks.student import student_for
 
 # A student that begins anew has further to go than one that was trained before.
 FRESH_LEARNING_RATE = 3e-3
-LOGITS, SOFTMAX, SIGMOID, VALUES = "logits", "softmax", "sigmoid", "values"
-# Probabilities below this (the least step of float16 near one is larger) say no more than this.
-_LEAST_PROBABILITY = 1e-7
-_TINY = 1e-6
-Loss = Callable[[Any, Any, Any], Any]
 
 
 def apply(model: Any, parameters: Mapping[str, Any], context: Context) -> StepResult:
-    """Train the student of the Keras `model`. Raises RecipeError, RefusedError where student and teacher do not fit."""
-    data = context.needs_data("distill")
-    teacher = context.base()
-    student, fresh = _student(model, teacher, parameters, context)
-    _check_fit(teacher, student)
+    """Train the student of the Keras `model`. Raises RecipeError, BaseModelError; RefusedError where student and teacher do not fit."""
+    context.needs_data("distill")
+    base = context.base()
+    teacher = find_teacher(parameters["teacher"], context, lambda: base, base)
+    student, fresh = _student(model, base, parameters, context)
+    _check_fit(base, student)
     if fresh:
         # What earlier steps made of the weights is not in this student.
         context = dataclasses.replace(context, preserve=frozenset())
-    inside = None if parameters["method"] == SOFT else features.matched(teacher, student, parameters["method"])
-    adapters = inside.adapters(context.seed) if inside and parameters["method"] == features.HINTS else ()
-    answers = answer_loss(teacher, student, data, parameters["temperature"], parameters["alpha"])
-    loss = whole_loss(teacher, answers, inside, features.loss_of(parameters["method"], adapters))
+    taught = lesson(teacher.model, student, parameters, context)
     rate = parameters["learning_rate"]
     history = context.fit(
-        inside.student if inside else student,
+        taught.student,
         context,
         epochs=parameters["epochs"],
         learning_rate=FRESH_LEARNING_RATE if rate is None and fresh else rate,
-        loss=loss,
-        extra_variables=adapters,
+        loss=taught.loss,
+        extra_variables=taught.adapters,
         label="distill",
     )
-    score = None if data.validation.labels is None else objective.score(teacher, data.validation, data.task)
     figures = {
         "student": _source(parameters),
-        "parameters": [int(teacher.count_params()), int(student.count_params())],
-        "features": [list(resolution) for resolution in inside.resolutions] if inside else [],
-        "teacher_validation_score": score,
+        "parameters": [int(teacher.model.count_params()), int(student.count_params())],
+        "features": [list(resolution) for resolution in taught.resolutions],
+        **teacher.figures(context),
         "epochs": history.epochs,
         "stopped_early": history.stopped_early,
         "validation_score": max(history.scores, default=None),
@@ -67,14 +59,14 @@ def apply(model: Any, parameters: Mapping[str, Any], context: Context) -> StepRe
     return StepResult(student, figures, context.preserve)
 
 
-def _student(model: Any, teacher: Any, parameters: Mapping[str, Any], context: Context) -> tuple[Any, bool]:
+def _student(model: Any, base: Any, parameters: Mapping[str, Any], context: Context) -> tuple[Any, bool]:
     """The model to train, and whether its weights are begun anew."""
     named = parameters["student"]
     if named in NETWORKS:
-        kind = kind_of(teacher, 0, context.needs_data("distill"))
+        kind = kind_of(base, 0, context.needs_data("distill"))
         activation = kind if kind in (SOFTMAX, SIGMOID) else None
         scales = (parameters["width"] or 1.0, parameters["resolution"] or 1.0)
-        return student_for(teacher, named, *scales, context.seed, activation), True
+        return student_for(base, named, *scales, context.seed, activation), True
     if parameters["resolution"]:
         raise RecipeError(
             "distill: resolution belongs to a student of the catalogue", remedy="for example student=mobilenet_v2"
@@ -85,13 +77,7 @@ def _student(model: Any, teacher: Any, parameters: Mapping[str, Any], context: C
         return at_width(model, parameters["width"], context.seed), True
     if not named:
         return model, False
-    from converters.export.keras_base import load_keras
-
-    path = Path(named).expanduser()
-    if not path.is_file():
-        raise RecipeError(f"distill: there is no student {path}")
-    # As safe as a base model: no code of the file's own runs.
-    return load_keras(path), True
+    return load_own(Path(named).expanduser(), "student")[0], True
 
 
 def _source(parameters: Mapping[str, Any]) -> str:
@@ -101,119 +87,8 @@ def _source(parameters: Mapping[str, Any]) -> str:
     return "width" if parameters["width"] else "model"
 
 
-def _check_fit(teacher: Any, student: Any) -> None:
-    for what, theirs, ours in (
-        ("takes", teacher.inputs, student.inputs),
-        ("gives", teacher.outputs, student.outputs),
-    ):
+def _check_fit(base: Any, student: Any) -> None:
+    for what, theirs, ours in (("takes", base.inputs, student.inputs), ("gives", base.outputs, student.outputs)):
         shapes = [[tuple(tensor.shape[1:]) for tensor in side] for side in (theirs, ours)]
         if shapes[0] != shapes[1]:
-            raise RefusedError(f"distill: the student {what} {shapes[1]}, and the teacher {shapes[0]}")
-
-
-def whole_loss(
-    teacher: Any, answers: Callable[[Any, Any, Any], Any], inside: Matched | None, inner: Callable[[Any, Any], Any]
-) -> Loss:
-    """The loss as `context.fit` wants it: the teacher answers the same inputs, without learning."""
-    view, count = (objective.flat_view(teacher), 0) if inside is None else (inside.teacher, inside.outputs)
-
-    def loss(inputs: Any, labels: Any, outputs: Any) -> Any:
-        taught = view(list(inputs), training=False)
-        taught = list(taught) if isinstance(taught, list | tuple) else [taught]
-        if not count:
-            return answers(labels, taught, outputs)
-        return answers(labels, taught[:count], outputs[:count]) + inner(taught[count:], outputs[count:])
-
-    return loss
-
-
-def answer_loss(
-    teacher: Any, student: Any, data: TrainingData, temperature: float, alpha: float
-) -> Callable[[Any, Sequence[Any], Sequence[Any]], Any]:
-    """`loss(labels, teacher's outputs, student's outputs) -> scalar`: the first output learns from both (from the teacher alone
-    where the rows have no labels), further ones, which have no labels, from the teacher."""
-    kinds = [(kind_of(teacher, index, data), kind_of(student, index, data)) for index in range(len(teacher.outputs))]
-    labelled = data.train.labels is not None and alpha < 1
-    hard = objective.task_loss(student, data.train, data.task) if labelled else None
-
-    def loss(labels: Any, taught: Sequence[Any], learnt: Sequence[Any]) -> Any:
-        parts = [
-            soft_loss(wanted, given, theirs, ours, temperature)
-            for wanted, given, (theirs, ours) in zip(taught, learnt, kinds, strict=True)
-        ]
-        first = parts[0] if hard is None else alpha * parts[0] + (1 - alpha) * hard(labels, learnt[0])
-        return first + sum(parts[1:])
-
-    return loss
-
-
-def kind_of(model: Any, index: int, data: TrainingData) -> str:
-    """What an output holds: logits, probabilities that exclude one another (softmax) or do not (sigmoid), or plain values."""
-    alone = _only(model, index)
-    rows: Rows = data.train
-    if data.task != objective.CLASSIFICATION or rows.count == 0:
-        return VALUES
-    if objective.gives_probabilities(alone, rows):
-        return SIGMOID if alone.outputs[0].shape[-1] == 1 or _ends_in_sigmoid(alone) else SOFTMAX
-    # Only the first output is known to be a classifier's: others without probabilities may be anything.
-    return LOGITS if index == 0 else VALUES
-
-
-def _only(model: Any, index: int) -> Any:
-    import keras
-
-    return keras.Model(list(model.inputs), model.outputs[index])
-
-
-def _ends_in_sigmoid(model: Any) -> bool:
-    from converters.compress.graph import read_graph
-
-    graph = read_graph(model)
-    last = next((call.operation for call in graph.calls if graph.outputs[0] in call.outputs), None)
-    return getattr(getattr(last, "activation", None), "__name__", type(last).__name__.lower()) == SIGMOID
-
-
-def soft_loss(taught: Any, learnt: Any, teacher_kind: str, student_kind: str, temperature: float) -> Any:
-    """The mean distance of the student's answers from the teacher's: a scalar.
-
-    Classifiers: T² · KL divergence at temperature T, from logits or probabilities alike (the logarithm of a probability is a logit,
-    up to a constant that the softmax takes away). Plain values: mean squared error, in units of the teacher's variance.
-    """
-    from keras import ops
-
-    wanted, given = (ops.cast(y, "float32") for y in (ops.stop_gradient(taught), learnt))
-    if VALUES in (teacher_kind, student_kind):
-        return ops.mean(ops.square(wanted - given)) / (ops.var(wanted) + _TINY)
-    if SIGMOID in (teacher_kind, student_kind) or wanted.shape[-1] == 1:
-        return temperature**2 * _binary(_logit(wanted, teacher_kind), _logit(given, student_kind), temperature)
-    t, s = (
-        ops.log_softmax(_logarithm(y, kind) / temperature, axis=-1)
-        for y, kind in ((wanted, teacher_kind), (given, student_kind))
-    )
-    return temperature**2 * ops.mean(ops.sum(ops.exp(t) * (t - s), axis=-1))
-
-
-def _logarithm(y: Any, kind: str) -> Any:
-    from keras import ops
-
-    return y if kind == LOGITS else ops.log(ops.maximum(y, _LEAST_PROBABILITY))
-
-
-def _logit(y: Any, kind: str) -> Any:
-    from keras import ops
-
-    if kind == LOGITS:
-        return y
-    p = ops.clip(y, _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
-    return ops.log(p) - ops.log(1 - p)
-
-
-def _binary(teacher: Any, student: Any, temperature: float) -> Any:
-    """Mean KL divergence of independent yes-or-no answers, from logits."""
-    from keras import ops
-
-    t, s = teacher / temperature, student / temperature
-    p = ops.sigmoid(t)
-    return ops.mean(
-        p * (ops.log_sigmoid(t) - ops.log_sigmoid(s)) + (1 - p) * (ops.log_sigmoid(-t) - ops.log_sigmoid(-s))
-    )
+            raise RefusedError(f"distill: the student {what} {shapes[1]}, and the base {shapes[0]}")

@@ -1,6 +1,6 @@
 """What a student may learn from inside its teacher: features at equal resolutions, as hints or as attention maps.
 
-Used by `converters.compress.distill`. Hints: Romero et al., arXiv:1412.6550 (FitNets), with linear adapters from the student's
+Used by `converters.compress.teaching`. Hints: Romero et al., arXiv:1412.6550 (FitNets), with linear adapters from the student's
 channels to the teacher's, trained along with the student in one stage and thrown away after. Attention transfer: Zagoruyko and Komodakis,
 arXiv:1612.03928 (activation-based, sum of squares). Features are the last tensors of each resolution, before it is reduced.
 """
@@ -65,7 +65,7 @@ def matched(teacher: Any, student: Any, method: str) -> Matched:
     if not common:
         kind = "feature maps" if method == ATTENTION else "intermediate features"
         raise RefusedError(
-            f"distill: teacher and student have no {kind} of the same resolution",
+            f"teacher and student have no {kind} of the same resolution",
             remedy="take method=soft, which compares their answers alone",
         )
     found = [

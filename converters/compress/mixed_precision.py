@@ -3,7 +3,7 @@
 How far the answers move with fewer bits is measured layer by layer (`mixed_sensitivity`, after ZeroQ, arXiv:2001.00281, and HAWQ,
 arXiv:1911.03852); an integer program chooses the bits that move them least within the budget (`mixed_budget`, `mixed_choose`, after
 HAWQ-V3, arXiv:2011.10680); the network is then rounded so, and trained with that rounding when epochs are given
-(`converters.compress.quantize_aware` says how). The result carries its scales to every exporter, as qat's does.
+(`converters.compress.quantize_aware` says how; under a teacher where one is named). The result carries its scales to every exporter, as qat's does.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from converters.compress.context import CLUSTERS, Context, StepResult
+from converters.compress.context import CLUSTERS, Context, History, StepResult
 from converters.compress.graph import read_graph
 from converters.compress.mixed_budget import Layer, Problem, Wish, make_problem, read_times
 from converters.compress.mixed_choose import choose, lost, used
@@ -33,16 +33,18 @@ def apply(model: Any, parameters: Mapping[str, Any], context: Context) -> StepRe
     """Choose bits and round; see `converters.step_catalogue` for the parameters.
 
     Raises RefusedError for a model without a layer whose kernel could be rounded, for budgets that cannot be kept or counted, and for
-    candidates that are none; ToolError when training comes to nothing.
+    candidates that are none, or a teacher that does not fit; ToolError when training comes to nothing.
     """
     from converters.compress.quantize_bias import settle_biases
     from converters.compress.quantize_build import build, calibrate, finished
+    from converters.compress.quantize_train import teacher_of, train
 
     candidates = _candidates(parameters["candidates"])
     activations = _activations(parameters)
     shared = CLUSTERS in context.preserve
     if parameters["epochs"]:
         context.needs_data("training")
+    teacher = teacher_of(model, parameters, context)
     work = _Work(model, context, parameters)
     found = work.sensitivities(candidates, ranges=len(activations) > 1)
     problem = work.problem(found, candidates, activations)
@@ -55,14 +57,11 @@ def apply(model: Any, parameters: Mapping[str, Any], context: Context) -> StepRe
     rounded = build(model, work.graph, work.plan, options)
     calibrate(rounded, work.rows, context.seed)
     before = _score(rounded.model, context)
-    history = None
+    history: History | None = None
+    of_teacher: dict[str, Any] = {}
     if parameters["epochs"]:
-        history = context.fit(
-            rounded.model,
-            context,
-            epochs=parameters["epochs"],
-            learning_rate=LEARNING_RATE if parameters["learning_rate"] is None else parameters["learning_rate"],
-            label="mixed",
+        history, of_teacher = train(
+            rounded.model, model, teacher, parameters, context, learning_rate=LEARNING_RATE, label="mixed"
         )
     result = finished(rounded.model)
     settle_biases(result)
@@ -75,6 +74,7 @@ def apply(model: Any, parameters: Mapping[str, Any], context: Context) -> StepRe
         "validation_score": _score(result, context),
         "epochs": 0 if history is None else history.epochs,
         "seconds": None if history is None else history.seconds,
+        **of_teacher,
     }
     return StepResult(result, figures, context.preserve, work.plan.left_alone, files)
 

@@ -5,7 +5,8 @@ rounding unchanged. Weights have one scale per output channel or per tensor, sym
 magnitude, those of fewer bits are trained (learned step size: Esser et al., arXiv:1902.08153). Ranges of activations are moving
 averages, or trained likewise. The one trained model then goes to every format with these scales (`converters.export.trained`).
 Zeros and shared values of earlier steps stay (`context.preserve`): a zero is the integer 0, and where values are shared the scales of
-a layer's channels differ by its folded batch norm only, so that equal weights are equal integers.
+a layer's channels differ by its folded batch norm only, so that equal weights are equal integers. With a `teacher` the network learns its
+answers beside the labels (`converters.compress.quantize_train`); everything else stays as it is.
 """
 
 from __future__ import annotations
@@ -25,14 +26,17 @@ FULL_BITS = 8
 def apply(model: Any, parameters: Mapping[str, Any], context: Context) -> StepResult:
     """Train with rounding for `epochs`; see `converters.step_catalogue` for the parameters.
 
-    Raises RefusedError for a model without a layer whose kernel could be rounded, ToolError when training comes to nothing.
+    Raises RefusedError for a model without a layer whose kernel could be rounded and for a teacher that does not fit, RecipeError and
+    BaseModelError for a teacher that cannot be loaded, ToolError when training comes to nothing.
     """
     from converters.compress import fake_quant
     from converters.compress.quantize_bias import settle_biases
     from converters.compress.quantize_build import Options, build, calibrate, finished
     from converters.compress.quantize_plan import make_plan
+    from converters.compress.quantize_train import teacher_of, train
 
     data = context.needs_data("quantization-aware training")
+    teacher = teacher_of(model, parameters, context)
     bits, moving = parameters["weight_bits"], parameters["ranges"] == "moving"
     shared = CLUSTERS in context.preserve
     options = Options(
@@ -55,12 +59,8 @@ def apply(model: Any, parameters: Mapping[str, Any], context: Context) -> StepRe
     calibrate(rounded, data.train, context.seed)
     judged = data.validation if data.validation.labels is not None and data.validation.count else None
     before = None if judged is None else score(rounded.model, judged, data.task)
-    history = context.fit(
-        rounded.model,
-        context,
-        epochs=parameters["epochs"],
-        learning_rate=LEARNING_RATE if parameters["learning_rate"] is None else parameters["learning_rate"],
-        label="qat",
+    history, of_teacher = train(
+        rounded.model, model, teacher, parameters, context, learning_rate=LEARNING_RATE, label="qat"
     )
     result = finished(rounded.model)
     settle_biases(result)
@@ -75,6 +75,7 @@ def apply(model: Any, parameters: Mapping[str, Any], context: Context) -> StepRe
         "epochs": history.epochs,
         "stopped_early": history.stopped_early,
         "seconds": history.seconds,
+        **of_teacher,
     }
     return StepResult(result, figures, context.preserve, plan.left_alone)
 

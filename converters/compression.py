@@ -1,4 +1,4 @@
-"""Makes the compressed models that recipes with steps are exported from: one worker, one job per step, each step cached by content.
+"""Makes the compressed models that recipes with steps are exported from: some workers, one job per step, each step cached by content.
 
 Used by `converters.pipeline`. What a step makes is decided by the base, the steps before it, the rows, the seed, the code and the
 packages; chains that begin alike share their beginning. A step that was killed finds its folder, with its checkpoints, again.
@@ -24,6 +24,7 @@ from converters.crew import Crew
 from converters.errors import ConversionInputError, ToolError, describe_error
 from converters.jobs import ConversionRequest
 from converters.shelf import Shelf
+from converters.step_order import StepOrder
 from converters.step_rules import ROUNDING
 from converters.transfer import write_dataset
 from converters.worker_process import WorkerLostError
@@ -64,7 +65,8 @@ def step_seed(seed: int, position: int) -> int:
 
 
 class Compression:
-    """A thread that makes compressed models, in the order in which they are wanted; the caller exports them meanwhile."""
+    """Threads that make compressed models, each with a worker of its own, in the order in which they are wanted; the caller exports
+    them meanwhile."""
 
     def __init__(
         self,
@@ -84,17 +86,21 @@ class Compression:
         self._failed: dict[str, dict[str, Any]] = {}
         self._changed = threading.Condition()
         self._fatal: BaseException | None = None
-        self._thread: threading.Thread | None = None
-        self._ended = threading.Event()
-        self._at = ""
+        self._order = StepOrder((), crew.stop)
+        self._running = 0
+        self._at: dict[int, str] = {}
         self.notes: list[str] = []
 
     def start(self, chains: Sequence[Chain]) -> None:
         """Begin."""
         if self._request.dataset is not None:
             write_dataset(self._request.dataset, self._rows, training=True)
-        self._thread = threading.Thread(target=self._run, args=(list(chains),), name="compression")
-        self._thread.start()
+        self._order = StepOrder(chains, self._crew.stop)
+        # With one chain, or chains that go on from one another, a second maker would find nothing to do.
+        ends = {chain.key for chain in chains} - {key for chain in chains for key in chain.keys[:-1]}
+        self._running = min(self._crew.compressors, len(ends))
+        for number in range(self._running):
+            threading.Thread(target=self._run, args=(number,), name=f"compression-{number}").start()
 
     def wait(self, chain: Chain) -> CompressedModel:
         """What became of a chain, when it is done. Raises ConversionInputError when base or data turn out wrong."""
@@ -106,61 +112,72 @@ class Compression:
             return self._made[chain.key]
 
     def close(self) -> None:
-        """Wait until the thread has ended; `crew.stop` ends it early."""
-        # Not by `Thread.join` alone: interrupted by Ctrl-C, CPython 3.11 and 3.12 take the thread for ended while it runs.
-        while self._thread is not None and not self._ended.wait(_POLL_S):
-            pass
+        """Wait until all threads have ended; `crew.stop` ends them early."""
+        # Not by `Thread.join`: interrupted by Ctrl-C, CPython 3.11 and 3.12 take the thread for ended while it runs.
+        with self._changed:
+            while self._running:
+                self._changed.wait(_POLL_S)
 
     @property
     def _rows(self) -> Path:
         return self._shelf.work / "training"
 
-    def _run(self, chains: Sequence[Chain]) -> None:
+    def _run(self, maker: int) -> None:
+        """One maker's thread."""
         try:
-            for chain in chains:
-                made = self._chain(chain)
-                with self._changed:
-                    self._made[chain.key] = made
-                    self._changed.notify_all()
+            while self._fatal is None and (taken := self._order.take()) is not None:
+                chain, position = taken
+                failure = self._settled(chain, position, maker)
+                if failure is not None:
+                    self._failed[chain.keys[position]] = failure
+                for ended in self._order.settle(chain.keys[position], failed=failure is not None):
+                    self._end(ended)
         except BaseException as error:  # noqa: BLE001  carried to the caller's thread, which raises it
-            with self._changed:
-                self._fatal = error
-                self._changed.notify_all()
+            self._fatal = self._fatal or error
         finally:
-            self._crew.compressor(self._tell).close()
-            self._ended.set()
+            self._crew.compressor(maker, self._teller(maker)).close()
+            with self._changed:
+                self._running -= 1
+                if self._crew.stop.is_set() and self._fatal is None:
+                    self._fatal = WorkerLostError("Interrupted", "the conversion was interrupted", None)
+                self._changed.notify_all()
 
-    def _chain(self, chain: Chain) -> CompressedModel:
-        folders: list[Path] = []
-        for position in range(len(chain.steps)):
-            try:
-                failure = self._step(chain, position, folders)
-            except (OSError, ToolError) as error:
-                if isinstance(error, WorkerLostError) and error.cause == "Interrupted":
-                    raise
-                failure = describe_error(error)
-            if failure is not None:
-                return CompressedModel(chain, failure=failure)
-        return CompressedModel(chain, tuple(folders))
+    def _end(self, chain: Chain) -> None:
+        """A chain is done: whoever waits for it may go on."""
+        failure = next((self._failed[key] for key in chain.keys if key in self._failed), None)
+        folders = () if failure is not None else tuple(self._folder(key) for key in chain.keys)
+        with self._changed:
+            self._made[chain.key] = CompressedModel(chain, folders, failure)
+            self._changed.notify_all()
 
-    def _step(self, chain: Chain, position: int, folders: list[Path]) -> dict[str, Any] | None:
-        """Make one step, unless it is there; its folder goes to the end of `folders`. Gives what failed, or None."""
+    def _folder(self, key: str) -> Path:
+        return self._shelf.work / "steps" / key
+
+    def _settled(self, chain: Chain, position: int, maker: int) -> dict[str, Any] | None:
+        """Make one step; what failed, or None. Raises what ends everything."""
+        try:
+            return self._step(chain, position, maker)
+        except (OSError, ToolError) as error:
+            if isinstance(error, WorkerLostError) and error.cause == "Interrupted":
+                raise
+            return describe_error(error)
+
+    def _step(self, chain: Chain, position: int, maker: int) -> dict[str, Any] | None:
+        """Make one step, unless it is there; what failed, or None."""
         key, step = chain.keys[position], chain.steps[position]
-        done = self._shelf.work / "steps" / key
-        if key in self._failed:
-            return self._failed[key]
-        if not done.is_dir() and not self._from_cache(key, done):
-            with self._unfinished(key) as folder:
-                if not self._from_cache(key, done):  # another process may have made it while this one waited
-                    answer = self._ask(chain, position, folders, folder)
-                    if not answer["ok"]:
-                        if answer["class"] in _INPUT_CLASSES:
-                            raise ConversionInputError(answer["message"], remedy=answer["remedy"])
-                        self._failed[key] = answer | {"message": f"{step.text}: {answer['message']}"}
-                        return self._failed[key]
-                    self._finish(key, folder, done)
-        folders.append(done)
-        return None
+        done = self._folder(key)
+        if done.is_dir() or self._from_cache(key, done):
+            return None
+        with self._unfinished(key) as folder:
+            if self._from_cache(key, done):  # another process may have made it while this one waited
+                return None
+            answer = self._ask(chain, position, folder, maker)
+            if answer["ok"]:
+                self._finish(key, folder, done)
+                return None
+        if answer["class"] in _INPUT_CLASSES:
+            raise ConversionInputError(answer["message"], remedy=answer["remedy"])
+        return answer | {"message": f"{step.text}: {answer['message']}"}
 
     def _from_cache(self, key: str, done: Path) -> bool:
         if self._cache is None:
@@ -198,16 +215,16 @@ class Compression:
             folder.mkdir(exist_ok=True)
             yield folder
 
-    def _ask(self, chain: Chain, position: int, folders: Sequence[Path], folder: Path) -> dict[str, Any]:
-        """Have the worker do a step. A folder whose step failed by itself is removed; one that was cut off stays."""
+    def _ask(self, chain: Chain, position: int, folder: Path, maker: int) -> dict[str, Any]:
+        """Have the maker's worker do a step. A folder whose step failed by itself is removed; one that was cut off stays."""
         step = chain.steps[position]
         paths = {name: str(path) for name, path in step_files(step, self._request.folder).items()}
         job = {
             "base": str(self._base.path.resolve()),
             "step": step.to_dict(),
             "paths": paths,
-            "before": str(folders[-1]) if folders else None,
-            "unrounded": self._unrounded(chain, position, folders),
+            "before": str(self._folder(chain.keys[position - 1])) if position else None,
+            "unrounded": self._unrounded(chain, position),
             "earlier": [earlier.name for earlier in chain.steps[:position]],
             "folder": str(folder),
             "seed": step_seed(self._request.seed, position),
@@ -215,13 +232,14 @@ class Compression:
             "function": self._request.training.function,
             "policy": self._request.training.precision_policy,
         }
-        with self._crew.slots.taken(1, self._crew.stop) as held:
+        # What is made is exported first: its rows are wanted, and take seconds.
+        with self._crew.slots.taken(2, self._crew.stop) as held:
             if not held:
                 raise WorkerLostError("Interrupted", "the conversion was interrupted", None)
-            self._at = step.text
+            self._at[maker] = step.text
             self._say(f"{self._base.name}: {step.text}")
             try:
-                answer = self._crew.compressor(self._tell).ask({"do": "compress", "request": job})
+                answer = self._crew.compressor(maker, self._teller(maker)).ask({"do": "compress", "request": job})
             except WorkerLostError as lost:
                 if lost.cause == "Interrupted":
                     raise
@@ -230,15 +248,15 @@ class Compression:
             shutil.rmtree(folder, ignore_errors=True)
         return answer
 
-    def _unrounded(self, chain: Chain, position: int, folders: Sequence[Path]) -> str | None:
+    def _unrounded(self, chain: Chain, position: int) -> str | None:
         """The model's file before the first of the steps before `position` that rounds; None when none does."""
         first = next((i for i, step in enumerate(chain.steps[:position]) if step.name in ROUNDING), None)
         if first is None:
             return None
-        return str(folders[first - 1] / MODEL) if first else str(self._base.path.resolve())
+        return str(self._folder(chain.keys[first - 1]) / MODEL) if first else str(self._base.path.resolve())
 
-    def _tell(self, text: str) -> None:
-        self._say(f"{self._base.name}: {self._at}: {text}")
+    def _teller(self, maker: int) -> Callable[[str], None]:
+        return lambda text: self._say(f"{self._base.name}: {self._at.get(maker, '')}: {text}")
 
     def _finish(self, key: str, folder: Path, done: Path) -> None:
         """Bring a finished step's files to their place and into the cache."""

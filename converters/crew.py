@@ -19,7 +19,7 @@ COMPRESSION = "compression"
 
 
 class Crew:
-    """One process per toolchain and one for compression, started when they are first asked; `slots` of them busy at once.
+    """One process per toolchain and some for compression, started when they are first asked; `slots` of them busy at once.
 
     `keep`: whether workers stay for a further model when they have done what there was. `stop` is set when everything
     must end.
@@ -51,16 +51,23 @@ class Crew:
                 self._workers[info.name] = WorkerProcess(info.name, config, self._folder, limits, threads, self.stop)
             return self._workers[info.name]
 
-    def compressor(self, say: Callable[[str], None]) -> WorkerProcess:
-        """The worker that carries out compression steps, on all cores: with other threads, sums have other last bits."""
+    @property
+    def compressors(self) -> int:
+        """How many workers for compression are worth having: as many as may work at once, and no more than cores."""
+        return max(1, min(self._request.jobs, os.cpu_count() or 1))
+
+    def compressor(self, number: int, say: Callable[[str], None]) -> WorkerProcess:
+        """One of the workers that carry out compression steps (`number` from 0), on all cores whatever their number: with other threads, sums have other
+        last bits."""
+        name = f"{COMPRESSION}-{number + 1}" if number else COMPRESSION
         config = {"compressor": self._workshop.compressor, "preimports": list(self._workshop.compressor_preimports)}
         limits = Limits(self._request.train_timeout_s, self._request.memory_limit_bytes)
         with self._lock:
-            if COMPRESSION not in self._workers:
-                self._workers[COMPRESSION] = WorkerProcess(
-                    COMPRESSION, config, self._folder, limits, os.cpu_count() or 1, self.stop, say
+            if name not in self._workers:
+                self._workers[name] = WorkerProcess(
+                    name, config, self._folder, limits, os.cpu_count() or 1, self.stop, say
                 )
-            return self._workers[COMPRESSION]
+            return self._workers[name]
 
     def close(self) -> None:
         """Let all end by themselves, soon; kill those that do not. No thread may use a worker any more."""

@@ -184,6 +184,25 @@ def test_interrupting_a_step_keeps_what_is_finished_and_leaves_no_process(tmp_pa
     assert [path for path in (tmp_path / "cache").glob("*/unfinished/*") if path.is_dir()]
 
 
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="there is one core, and so one worker for compression")
+def test_chains_that_have_nothing_to_do_with_each_other_are_made_side_by_side(tmp_path, interruptible):
+    faults = {"prune(0.5)": "hang", "prune(0.6)": "hang"}
+    base = write_drill(tmp_path / "drill.keras", faults)
+    recipes = parse_recipes(f"{PRUNED}, tflite:prune(0.6)>fp16")
+    request = ConversionRequest(base, recipes, tmp_path / "out", dataset=dataset(), cache=tmp_path / "cache", jobs=2)
+    begun = set()
+
+    def interrupt(event: ConversionEvent) -> None:
+        begun.update(name for name in faults if f"{name}: begun" in event.text)
+        if len(begun) == len(faults):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        convert(request, interrupt, workshop=drill_workshop())
+    assert not [child for child in psutil.Process().children(recursive=True) if "converters.worker" in child.cmdline()]
+    assert len([path for path in (tmp_path / "cache").glob("*/unfinished/*") if path.is_dir()]) == 2
+
+
 @pytest.mark.slow
 def test_a_step_that_takes_too_long_is_ended_and_may_go_on_later(tmp_path):
     report = drill(tmp_path, f"tflite:fp32, {PRUNED}", {"prune(0.5)": "hang"}, train_timeout_s=2.0)

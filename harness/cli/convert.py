@@ -42,7 +42,9 @@ def convert(
         int | None, typer.Option(min=2, help="Let compression steps train on only that many training rows.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the base in variant names (default: the file's).")] = None,
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Toolchains at work at once.")] = DEFAULT_JOBS,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", min=1, help="Workers (toolchains, compression steps) at work at once.")
+    ] = DEFAULT_JOBS,
     timeout_s: Annotated[float, typer.Option("--timeout-s", min=1, help="Time limit of one variant, seconds.")] = 900,
     train_timeout: Annotated[
         str, typer.Option("--train-timeout", help="Time limit of one compression step, e.g. 90s or 2h.")

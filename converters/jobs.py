@@ -33,7 +33,7 @@ class ConversionRequest:
     """One base model by many recipes into the folder `out`, one variant folder each.
 
     `dataset` None: seeded random inputs serve for calibration and the numeric check. `cache` None: no cache. `jobs`: how
-    many toolchains work at once. `timeout_s`: of one variant. `memory_limit_bytes`: resident, of one toolchain with its
+    many workers (toolchains, compression steps) work at once. `timeout_s`: of one variant. `memory_limit_bytes`: resident, of one toolchain with its
     children. `name`: of the base in variant names (default: the file's stem). `train_timeout_s`: of one compression step.
     `folder`: what relative paths in the parameters of steps are relative to. `ledger`: count what variants cost even without steps.
     """

@@ -19,6 +19,7 @@ ONNX = sorted((ROOT / "tests" / "data").glob("*.onnx"))
 COMMANDS = (
     "demo",
     "convert",
+    "decode",
     "run",
     "bench",
     "table",

@@ -1,14 +1,15 @@
 """The step `entropy`: writes the weights as a Huffman-coded file beside the variant; the model stays as it is.
 
 The last stage of Deep Compression (Han et al., arXiv:1510.00149) on whatever the steps before left: `converters.entropy_file` is the format.
-`architecture.json` goes with it, so that the two files alone make the model again: `rebuild`.
+`architecture.json` goes with it, so that the two files alone make the model again: `rebuild`, which `harness decode` asks for through
+`converters.decoding`.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -113,15 +114,24 @@ def _in_order(arrays: dict[str, Array], wanted: dict[str, Array]) -> dict[str, A
     return ordered
 
 
+def run(request: Mapping[str, Any], say: Callable[[str], None]) -> None:  # noqa: ARG001  it is done at once
+    """`rebuild` in a worker process, with the paths `weights`, `architecture` and `out`."""
+    rebuild(Path(request["weights"]), Path(request["architecture"]), Path(request["out"]))
+
+
 def rebuild(weights: Path, architecture: Path, out: Path) -> None:
-    """Write the .keras model that `weights.huf` and its `architecture.json` decode to.
+    """Write the .keras model that `weights.huf` and its `architecture.json` decode to; the same files give the same bytes.
 
     Raises ConversionInputError when one of the files is damaged or hostile (no code in an architecture is run), or the two do not
     belong together; OSError when they cannot be read.
     """
+    from converters.compress.loading import save_step_model
+
+    text = architecture.read_text(encoding="utf-8")
     try:
-        model = _built(architecture.read_text(encoding="utf-8"))
-    except _KERAS_ERRORS as error:
+        model = _built(text)
+    except Exception as error:
+        # What Keras and TensorFlow raise for a hostile configuration has no bounds.
         raise ConversionInputError(f"{architecture}: Keras cannot build it: {_first_line(error)}") from error
     wanted = weights_by_name(model)
     # Names may be others when it is built again; order and shapes are not.
@@ -131,4 +141,4 @@ def rebuild(weights: Path, architecture: Path, out: Path) -> None:
         raise ConversionInputError(f"{weights}: its tensors are not those of {architecture}")
     for variable, array in zip(model.weights, arrays, strict=True):
         variable.assign(array)
-    model.save(out)
+    save_step_model(model, out)

@@ -14,6 +14,7 @@ from harness.cli import (
     choose,
     compare,
     convert,
+    decode,
     demo,
     devices,
     doctor,
@@ -57,6 +58,7 @@ def _options(
 
 app.command("demo")(demo.demo)
 app.command("convert")(convert.convert)
+app.command("decode")(decode.decode)
 app.command("recipes")(recipes.recipes)
 app.command("networks")(networks.networks)
 app.command("run")(run.run)

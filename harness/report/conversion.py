@@ -1,4 +1,4 @@
-"""What became of each recipe when a base model was converted → text for a terminal or a pipe.
+"""What became of each recipe when a base model was converted, and of coded weights → text for a terminal or a pipe.
 
 Place in the flow: `harness convert` → flat dictionaries → here → a string that `cli` prints. Made, failed, refused: in that
 order, so that what went wrong stands at the end, where the eye is.
@@ -51,6 +51,15 @@ def lineage_words(lineage: Sequence[Mapping[str, Any]]) -> str:
     return "; ".join(
         " ".join(words for words in (clean(str(step.get("text"))), _score_words(step), _left_alone(step)) if words)
         for step in lineage
+    )
+
+
+def decode_words(report: Mapping[str, Any]) -> str:
+    """What was made of entropy-coded weights, in a line. `report`: the fields of `converters.decoding.DecodeReport`."""
+    return (
+        f"{clean(report['path'])}: {units.format_count(report['parameters'])} parameters, "
+        f"{units.format_bytes(report['weights_bytes'])} of weights out of {units.format_bytes(report['size_entropy_bytes'])} "
+        f"({report['ratio']:.1f} times smaller), read in {_seconds(report['decode_seconds'])}"
     )
 
 

@@ -7,7 +7,8 @@ same seed, and its fake-quantised network (which the exported files compute: doc
 judge by are three parts of the training rows; no test row is read. The base itself was trained on rows among them, so that its accuracy is
 not one on new rows; the methods are compared with each other, paired by seed, with Student's t over seeds. Trainings that were cut off go on.
 
-results/reference/qat_teacher.json gets one row per method × seed, and one with the seed null per method, with the gain over labels alone.
+results/reference/qat_teacher.json gets one row per method × seed, and one with the seed null per method, with the gain over labels alone. Rows of other
+settings stay.
 """
 
 from __future__ import annotations
@@ -120,8 +121,10 @@ def main() -> int:
     rows += [summary(rows, method) for method in METHODS]
     for row in rows[-len(METHODS) :]:
         print(row["method"], [row[f"over_labels_{end}"] for end in ("pp", "low", "high")])
+    old = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else []
+    kept = [row for row in old if row["command"] != rows[0]["command"]]
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    arguments.out.write_text(json.dumps([*kept, *rows], indent=1) + "\n", encoding="utf-8")
     return 0
 
 

@@ -5,7 +5,8 @@
 DIR holds fashion_mnist_dev.npz; the base is the demo's CNN. For each seed the step `qat` is done by each of METHODS on the same rows with the
 same seed, and its fake-quantised network (which the exported files compute: docs/qat.md) is judged. Rows to train by, rows to stop by and rows to
 judge by are three parts of the training rows; no test row is read. The base itself was trained on rows among them, so that its accuracy is
-not one on new rows; the methods are compared with each other, paired by seed, with Student's t over seeds. Trainings that were cut off go on.
+not one on new rows; the methods are compared with each other, paired by seed, with Student's t over seeds. What was judged is kept in the work folder, and
+trainings that were cut off go on.
 
 results/reference/qat_teacher.json gets one row per method × seed, and one with the seed null per method, with the gain over labels alone. Rows of other
 settings stay.
@@ -36,6 +37,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "teacher_alpha_0": {"teacher": "base", "alpha": 0},
 }
 STOP_ROWS, JUDGE_ROWS = 500, 4000
+ROW = "row.json"
 NO_DIGEST = "0" * 64  # no cache is at work that would want a digest of the rows
 
 
@@ -67,11 +69,13 @@ def trained(method: str, data: TrainingData, judge: Rows, seed: int, arguments: 
     keras.utils.set_random_seed(seed)
     folder = arguments.work / f"{arguments.bits}_{arguments.epochs}_{arguments.rows}" / method / str(seed)
     folder.mkdir(parents=True, exist_ok=True)
+    if (folder / ROW).exists():
+        return dict(json.loads((folder / ROW).read_text(encoding="utf-8")))
     step = make_step("qat", {"weight_bits": arguments.bits, "epochs": arguments.epochs, **METHODS[method]})
     begun = time.monotonic()
     result = quantize_aware.apply(load(), step.values, Context(data, fit, load, folder, seed, say=lambda _text: None))
     answers, base = (objective.Predictor(model)(judge.inputs)[0] for model in (result.model, load()))
-    return {
+    row = {
         "model": "fashion",
         "method": method,
         "steps": step.text,
@@ -86,6 +90,8 @@ def trained(method: str, data: TrainingData, judge: Rows, seed: int, arguments: 
         f" --bits {arguments.bits} --epochs {arguments.epochs} --rows {arguments.rows} --seeds {arguments.seeds}",
         "date": datetime.now(UTC).date().isoformat(),
     }
+    (folder / ROW).write_text(json.dumps(row), encoding="utf-8")
+    return row
 
 
 def summary(rows: list[dict[str, Any]], method: str) -> dict[str, Any]:

@@ -109,7 +109,9 @@ def step_files(step: Step, folder: Path) -> dict[str, Path]:
             if not path.is_file():
                 raise RecipeError(
                     f"{step.name}: {item.name} {value!r}: there is no file {path}",
-                    remedy=f"or give {'one of ' * (len(item.names) > 1)}{', '.join(item.names)}" if item.names else None,
+                    remedy=f"or give {'one of ' * (len(item.names) > 1)}{', '.join(item.names)}"
+                    if item.names
+                    else None,
                 )
             found[item.name] = path.resolve()
     return found

@@ -15,13 +15,27 @@ REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference"
 
 PAGE = """# Compression: what was measured
 
-*Made by `scripts/make_docs.py` from results/reference/compression.json, which `scripts/compression_reference.py` writes. One machine
-(two x86-64 cores, without VNNI), one seed; test rows that no step, no calibration and no choice has seen.*
+*Made by `scripts/make_docs.py` from results/reference/*.json, which the scripts named write; models and steps by `scripts/compression_reference.py`, compression.json. One
+machine (two x86-64 cores, without VNNI), one seed unless said; test rows that no step, no calibration and no choice has seen.*
 
 Accuracy: points lost against the fp32 file of the same format, with the 95 % interval in TFLite. Bytes and products are of the TFLite
 file. Latency: of the fp32 file's in the same session, TFLite / ONNX Runtime / OpenVINO. Seconds: of all steps of the chain on one core.
 
 {models}
+## A student and its teacher
+
+`scripts/distill_reference.py`, results/reference/distill.json: a narrower network taught by the base, and the same network from the same
+beginning with the labels alone; TFLite in fp32 on all test rows; means over seeds with Student's 95 % interval.
+
+{distilled}
+
+## Training for integers
+
+`scripts/qat_reference.py`, results/reference/qat.json (its cases are explained there): points that quantization-aware training is right on more of the test rows
+than post-training quantization of the same file, and, in TFLite, than TFMOT's training of the same model on the same rows for as long.
+
+{trained}
+
 ## What it shows
 
 {verdicts}
@@ -43,10 +57,59 @@ HEAD = (
 
 def page() -> str:
     """The whole page."""
-    path = REFERENCE / "compression.json"
-    rows: list[Row] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    rows = _read("compression.json")
     models = [_model(name, [row for row in rows if row["model"] == name]) for name in NAMES]
-    return PAGE.format(models="\n".join(text for text in models if text), verdicts=_claims(rows))
+    return PAGE.format(
+        models="\n".join(text for text in models if text),
+        distilled=_distilled(_read("distill.json")),
+        trained=_trained(_read("qat.json")),
+        verdicts=_claims(rows),
+    )
+
+
+def _read(name: str) -> list[Row]:
+    path = REFERENCE / name
+    found: list[Row] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    return found
+
+
+def _distilled(rows: Sequence[Row]) -> str:
+    lines = [
+        "| model | student | seeds | parameters | of the teacher's accuracy | labels alone | points over labels alone | advantage shown |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        if row["method"] != "summary":
+            continue
+        kept = f"{row['accuracy_kept']:.1%} [{row['accuracy_kept_low']:.1%}, {row['accuracy_kept_high']:.1%}]"
+        gain = f"{row['advantage_pp']:+.2f} [{row['advantage_low_pp']:+.2f}, {row['advantage_high_pp']:+.2f}]"
+        cells = [NAMES[row["model"]], f"`distill({row['settings']})`", str(len(row["seeds"]))]
+        cells += [f"{row['parameters_share']:.1%}", kept, f"{row['accuracy_kept_by_labels_only']:.1%}", gain]
+        lines.append("| " + " | ".join([*cells, "yes" if row["beats_control"] else "no"]) + " |")
+    return "\n".join(lines)
+
+
+def _trained(rows: Sequence[Row]) -> str:
+    lines = [
+        "| case | format | method | seed | right | lost by post-training | over post-training | over TFMOT | only integers |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    lost = {(row["case"], row["format"], row["seed"]): row["drop_pp"] for row in rows if row["method"] == "ptq"}
+    for row in rows:
+        if not row["held"]:
+            continue
+        over = [_points(row, "over_ptq"), _points(row, "over_tfmot")]
+        whole = {None: "–", True: "yes", False: "no"}[row["integer_only"]]
+        cells = [row["case"], row["format"], f"`{row['method']}`", str(row["seed"]), f"{row['accuracy']:.2%}"]
+        cells += [f"{lost[row['case'], row['format'], row['seed']]:+.2f}", *over, whole]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _points(row: Row, name: str) -> str:
+    if row[f"{name}_pp"] is None:
+        return "–"
+    return f"{row[f'{name}_pp']:+.2f} [{row[f'{name}_low']:+.2f}, {row[f'{name}_high']:+.2f}]"
 
 
 def _model(name: str, rows: Sequence[Row]) -> str:

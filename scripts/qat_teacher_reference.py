@@ -58,6 +58,12 @@ def load() -> Any:
     return load_keras(DEMO)
 
 
+def command(arguments: argparse.Namespace) -> str:
+    """What to type for these rows."""
+    words = (f"--{name} {getattr(arguments, name)}" for name in ("bits", "epochs", "rows", "seeds"))
+    return f"python scripts/qat_teacher_reference.py {' '.join(words)}"
+
+
 def trained(method: str, data: TrainingData, judge: Rows, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """One row: the step done, and its network judged."""
     import keras
@@ -70,7 +76,7 @@ def trained(method: str, data: TrainingData, judge: Rows, seed: int, arguments: 
     folder = arguments.work / f"{arguments.bits}_{arguments.epochs}_{arguments.rows}" / method / str(seed)
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / ROW).exists():
-        return dict(json.loads((folder / ROW).read_text(encoding="utf-8")))
+        return {**json.loads((folder / ROW).read_text(encoding="utf-8")), "command": command(arguments)}
     step = make_step("qat", {"weight_bits": arguments.bits, "epochs": arguments.epochs, **METHODS[method]})
     begun = time.monotonic()
     result = quantize_aware.apply(load(), step.values, Context(data, fit, load, folder, seed, say=lambda _text: None))
@@ -86,8 +92,7 @@ def trained(method: str, data: TrainingData, judge: Rows, seed: int, arguments: 
         "base_accuracy": objective.score_of(base, judge.labels, data.task),
         "agreement_with_base": float(np.mean(answers.argmax(-1) == base.argmax(-1))),
         "seconds": time.monotonic() - begun,
-        "command": "python scripts/qat_teacher_reference.py"
-        f" --bits {arguments.bits} --epochs {arguments.epochs} --rows {arguments.rows} --seeds {arguments.seeds}",
+        "command": command(arguments),
         "date": datetime.now(UTC).date().isoformat(),
     }
     (folder / ROW).write_text(json.dumps(row), encoding="utf-8")

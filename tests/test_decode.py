@@ -124,7 +124,7 @@ def test_damaged_and_hostile_files_are_refused_before_any_toolchain(tmp_path: Pa
 class Worker:
     """Stands for the process; `outcome`: what comes of asking it."""
 
-    outcome: dict[str, Any] | Exception
+    outcome: dict[str, Any] | Exception = AssertionError("no outcome was set")
 
     def __init__(self, _name: str, _config: Any, folder: Path, limits: Limits, *_: Any) -> None:
         self.folder, self.limits = folder, limits

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from _compression_verdicts import verdicts
-
-Row = dict[str, Any]
-FORMATS = ("tflite", "onnx", "openvino")
-REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference"
+from _page_parts import FORMATS, NOTHING, REFERENCE, Row, number, stored
 
 PAGE = """# Compression: what was measured
 
@@ -57,20 +51,14 @@ HEAD = (
 
 def page() -> str:
     """The whole page."""
-    rows = _read("compression.json")
+    rows = stored(REFERENCE / "compression.json")
     models = [_model(name, [row for row in rows if row["model"] == name]) for name in NAMES]
     return PAGE.format(
         models="\n".join(text for text in models if text),
-        distilled=_distilled(_read("distill.json")),
-        trained=_trained(_read("qat.json")),
+        distilled=_distilled(stored(REFERENCE / "distill.json")),
+        trained=_trained(stored(REFERENCE / "qat.json")),
         verdicts=_claims(rows),
     )
-
-
-def _read(name: str) -> list[Row]:
-    path = REFERENCE / name
-    found: list[Row] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    return found
 
 
 def _distilled(rows: Sequence[Row]) -> str:
@@ -99,7 +87,7 @@ def _trained(rows: Sequence[Row]) -> str:
         if not row["held"]:
             continue
         over = [_points(row, "over_ptq"), _points(row, "over_tfmot")]
-        whole = {None: "–", True: "yes", False: "no"}[row["integer_only"]]
+        whole = {None: NOTHING, True: "yes", False: "no"}[row["integer_only"]]
         cells = [row["case"], row["format"], f"`{row['method']}`", str(row["seed"]), f"{row['accuracy']:.2%}"]
         cells += [f"{lost[row['case'], row['format'], row['seed']]:+.2f}", *over, whole]
         lines.append("| " + " | ".join(cells) + " |")
@@ -108,7 +96,7 @@ def _trained(rows: Sequence[Row]) -> str:
 
 def _points(row: Row, name: str) -> str:
     if row[f"{name}_pp"] is None:
-        return "–"
+        return NOTHING
     return f"{row[f'{name}_pp']:+.2f} [{row[f'{name}_low']:+.2f}, {row[f'{name}_high']:+.2f}]"
 
 
@@ -125,27 +113,21 @@ def _model(name: str, rows: Sequence[Row]) -> str:
 def _line(chain: str, by_format: dict[str, Row]) -> str:
     first = by_format.get("tflite") or next(iter(by_format.values()))
     drops = [_drop(by_format.get(fmt), interval=fmt == "tflite") for fmt in FORMATS]
-    latency = " / ".join(_number(by_format.get(fmt, {}).get("latency_ratio"), ".2f") for fmt in FORMATS)
+    latency = " / ".join(number(by_format.get(fmt, {}).get("latency_ratio"), ".2f") for fmt in FORMATS)
     sizes = [
-        _number(first.get(key), ",d") for key in ("parameters", "size_bytes", "size_gzip_bytes", "size_entropy_bytes")
+        number(first.get(key), ",d") for key in ("parameters", "size_bytes", "size_gzip_bytes", "size_entropy_bytes")
     ]
     seconds = sum(first["steps_seconds"])
-    cells = [f"`{chain}`", *drops, *sizes, _number(first.get("effective_macs"), ",d"), latency, f"{seconds:.0f}"]
+    cells = [f"`{chain}`", *drops, *sizes, number(first.get("effective_macs"), ",d"), latency, f"{seconds:.0f}"]
     return "| " + " | ".join(cells) + " |"
 
 
 def _drop(row: Row | None, *, interval: bool) -> str:
     if row is None or row["accuracy_drop_pp"] is None:
-        return "–"
+        return NOTHING
     low, high = row["accuracy_drop_low_pp"], row["accuracy_drop_high_pp"]
     told = f" [{low:+.1f}, {high:+.1f}]" if interval and low is not None and high is not None else ""
     return f"{row['accuracy_drop_pp']:+.2f}{told}"
-
-
-def _number(value: float | None, form: str) -> str:
-    if value is None:
-        return "–"
-    return format(int(value) if form.endswith("d") else value, form)
 
 
 def _claims(rows: Sequence[Row]) -> str:

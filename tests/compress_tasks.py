@@ -109,3 +109,15 @@ def train_slowly(folder: Path) -> None:
 
 if __name__ == "__main__":
     train_slowly(Path(sys.argv[1]))
+
+
+def kernels(model: Any) -> list[Any]:
+    """The layers of a fake-quantised model whose kernels have few levels."""
+    return [layer for layer in model.layers if hasattr(layer, "kernel_scale")]
+
+
+def integers(layer: Any) -> Any:
+    """The kernel of such a layer, settled, in steps: int [n, channels]."""
+    flat = layer.kernel.numpy().reshape(-1, layer.channels) / layer.kernel_scale.numpy()
+    assert np.abs(flat - np.round(flat)).max() < 1e-3
+    return np.round(flat).astype(int)

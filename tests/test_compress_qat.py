@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compress_tasks import context, digest, network, task
+from compress_tasks import context, digest, integers, kernels, network, task
 
 from converters.compress.context import CLUSTERS, ZEROS, Rows, TrainingData
 from converters.compress.graph import read_graph
@@ -44,16 +44,6 @@ def rounded(model: Any, **more: Any) -> Any:
 
 
 OPTIONS = {"weight_bits": 8, "granularity": "per_channel", "weight_mode": "largest", "range_mode": "moving"}
-
-
-def kernels(model: Any) -> list[Any]:
-    return [layer for layer in model.layers if hasattr(layer, "kernel_scale")]
-
-
-def integers(layer: Any) -> Any:
-    flat = layer.kernel.numpy().reshape(-1, layer.channels) / layer.kernel_scale.numpy()
-    assert np.abs(flat - np.round(flat)).max() < 1e-3
-    return np.round(flat).astype(int)
 
 
 def test_ranges_hold_zero_and_are_what_tensorflow_makes_of_them() -> None:

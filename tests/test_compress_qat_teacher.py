@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compress_tasks import context, network, task
+from compress_tasks import context, integers, kernels, network, task
 
 from converters.compress.context import CLUSTERS, ZEROS, Rows, TrainingData
 from converters.compress.objective import Predictor
@@ -30,16 +30,6 @@ def rounded(step: str, model: Any, folder: Path, data: TrainingData, base: Any =
     preserve = given.pop("preserve", frozenset())
     values = make_step(step, {"epochs": 1} | given).values
     return apply(model, values, context(folder, data, base, preserve=preserve))
-
-
-def kernels(model: Any) -> list[Any]:
-    return [layer for layer in model.layers if hasattr(layer, "kernel_scale")]
-
-
-def integers(layer: Any) -> Any:
-    flat = layer.kernel.numpy().reshape(-1, layer.channels) / layer.kernel_scale.numpy()
-    assert np.abs(flat - np.round(flat)).max() < 1e-3
-    return np.round(flat).astype(int)
 
 
 @pytest.fixture(scope="module")

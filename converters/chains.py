@@ -74,7 +74,7 @@ def chain_of(steps: Sequence[Step], request: ConversionRequest, base: BaseModel,
             "versions": versions_of(workshop.compression_packages),
             "code": code_sha256(_CODE),
             "compressor": workshop.compressor,
-            "training": [_function_sha256(options.function), options.precision_policy],
+            "training": [function_sha256(options.function), options.precision_policy],
         }
     )
     keys = []
@@ -89,7 +89,7 @@ def _digest(values: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def _function_sha256(function: str | None) -> str | None:
+def function_sha256(function: str | None) -> str | None:
     """Of the file that holds the user's training function, and the function's name."""
     if function is None:
         return None

@@ -12,6 +12,7 @@ from sample_session import BASE
 from tune_lab import Converter, Sessions, experiment_text, write_data
 
 from converters.dataset import Dataset, load_dataset
+from converters.errors import RecipeError
 from converters.search.plain import InMemory
 from converters.search.trial import Candidate, Outcome, Trial
 from converters.training_rows import TrainingRows
@@ -285,3 +286,30 @@ def test_what_a_trial_means_has_an_address(tmp_path: Path, data: Dataset) -> Non
     more = planned(tmp_path, data, TIMED + "  trials: 99\n  sampler: grid\n  workers: 2\n")
     assert more.content_sha256 == one.content_sha256
     assert one.document["judged_rows"] == 10
+
+
+def with_files(tmp_path: Path, dataset: Dataset) -> Planned:
+    """A search whose second option of a choice names a file, with a training function of the user's own."""
+    path = tmp_path / "files.yaml"
+    words = experiment_text().replace('"{precision} @ tflite"', '"distill(0.5, student={student}, epochs=1) @ tflite"')
+    words += "    student: {choice: [mobilenet_v2, small.keras]}\ntraining: {function: 'own:fit'}\n"
+    # The section's parameters stand last in SPACE, so that one more can follow them.
+    path.write_text(words, encoding="utf-8")
+    loaded = load_experiment(path)
+    return search.plan(loaded, path, search.section_of(loaded, path, {}), dataset, tmp_path / "out", cache=False)
+
+
+def test_a_file_that_a_trial_may_name_is_part_of_what_it_means(tmp_path: Path, data: Dataset) -> None:
+    (tmp_path / "own.py").write_text("def fit(*_): ...\n", encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"student 'small.keras': there is no file"):
+        with_files(tmp_path, data)
+    (tmp_path / "small.keras").write_bytes(b"one")
+    one = with_files(tmp_path, data)
+    assert with_files(tmp_path, data).content_sha256 == one.content_sha256
+    assert set(one.content["files"]) == {"small.keras", "training function"}
+    (tmp_path / "small.keras").write_bytes(b"another")
+    other = with_files(tmp_path, data)
+    assert search.differences(one.content, other.content) == ["files"]
+    (tmp_path / "own.py").write_text("def fit(*_): return None\n", encoding="utf-8")
+    assert with_files(tmp_path, data).content["files"]["small.keras"] == other.content["files"]["small.keras"]
+    assert with_files(tmp_path, data).content_sha256 != other.content_sha256

@@ -33,6 +33,7 @@ from converters.recipe_words import parse_recipes
 from converters.search.domains import LEVELS, Choice, Domain, read_domain, word
 from converters.search.trial import Candidate, Value
 from converters.step_rules import trains
+from converters.steps import Step
 from converters.support import reason
 
 Values = Mapping[str, Value]
@@ -141,6 +142,20 @@ class Space:
             found.append(levels | {name: self.parameters[name].levels(most) for name in template.names})
         return found
 
+    def samples(self, template: Template) -> Iterator[dict[str, Value]]:
+        """Values of a template in which everything that may stand in a gap stands once: the first of everything, then each other option of
+        every choice and the other end of each range, alone."""
+        ends = {name: _ends(self.parameters[name]) for name in template.names}
+        first = {name: values[0] for name, values in ends.items()}
+        yield first
+        yield from (first | {name: value} for name, values in ends.items() for value in values[1:])
+
+    def steps(self) -> list[Step]:
+        """The compression steps of all `samples`: together they name every file that a candidate may name."""
+        texts = (template.filled(values) for template in self.templates for values in self.samples(template))
+        recipes = (_recipe(text) for text in dict.fromkeys(texts))
+        return [step for recipe in recipes if not isinstance(recipe, str) for step in recipe.steps]
+
     def _snapped(self, name: str, value: Value) -> Value:
         domain = self.parameters[name]
         if isinstance(domain, Choice):
@@ -235,12 +250,9 @@ def _template(where: str, text: str, domains: Mapping[str, Mapping[str, Domain]]
 
 
 def _check(where: str, space: Space, template: Template) -> None:
-    """Fill a template with the first value of everything, then each value of every choice and both ends of each range. Raises RecipeError."""
-    ends = {name: _ends(space.parameters[name]) for name in template.names}
-    first = {name: values[0] for name, values in ends.items()}
-    samples = [first, *(first | {name: value} for name, values in ends.items() for value in values[1:])]
+    """Try all samples of a template. Raises RecipeError for one that is no recipe, and where none can be carried out."""
     refusals: list[str | None] = []
-    for sample in samples:
+    for sample in space.samples(template):
         recipe = _recipe(template.filled(sample))
         if isinstance(recipe, str):
             said = ", ".join(f"{name}={word(value)}" for name, value in sample.items())

@@ -16,6 +16,7 @@ from typing import Any
 
 from converters.base_model import inspect_base
 from converters.cache import default_cache
+from converters.chains import function_sha256, step_files
 from converters.dataset import Dataset
 from converters.errors import RecipeError
 from converters.jobs import ConversionRequest, TrainingOptions
@@ -25,6 +26,7 @@ from converters.search.samplers import Task, make_sampler
 from converters.search.space import Space, read_space
 from converters.search.study import Event, Finished, Halving, Study
 from converters.search.trial import Evaluate, Memory, Trial
+from converters.variant import sha256_file
 from harness.errors import SpecError
 from harness.experiment import LoadedExperiment, resolve_devices
 from harness.profiles import DeviceProfile
@@ -154,7 +156,7 @@ def plan(
     seed = experiment.seed if spec.seed is None else spec.seed
     task = Task(space, tuple(spec.goals()), tuple(spec.limits()), seed)
     make_sampler(spec.sampler, task)  # which says at once that its library is missing
-    content = _content(loaded, spec, setup, base.sha256)
+    content = {**_content(loaded, spec, setup, base.sha256), "files": _files(space, request)}
     return Planned(spec, task, setup, content, {**content, **_told(spec, setup, seed)})
 
 
@@ -205,6 +207,17 @@ def _content(loaded: LoadedExperiment, spec: SearchSpec, setup: Setup, base_sha2
         "engine_options": experiment.engine_options,
         "seed": experiment.seed,
     }
+
+
+def _files(space: Space, request: ConversionRequest) -> dict[str, str | None]:
+    """Of every file that a candidate may name (a student, a teacher, a table of latencies) and of the user's training function: the
+    word → SHA-256. Raises RecipeError for one that is missing."""
+    named = {
+        str(step.values[parameter]): sha256_file(path)
+        for step in space.steps()
+        for parameter, path in step_files(step, request.folder).items()
+    }
+    return {**named, "training function": function_sha256(request.training.function)}
 
 
 def _told(spec: SearchSpec, setup: Setup, seed: int) -> dict[str, Any]:

@@ -12,13 +12,13 @@ from collections.abc import Callable
 
 from harness.devices.transport.adb_stream import Link, Refused, Stream
 from harness.devices.transport.base import Process, Tail
-from harness.errors import DeviceError, TransportError
+from harness.devices.transport.remote_shell import said_pid
+from harness.errors import DeviceError
 
 _HEADER = struct.Struct("<BI")
 _STDIN, _STDOUT, _STDERR, _EXIT, _CLOSE_STDIN = range(5)
 STDIN_PIECE_BYTES = 64 * 1024
 KILL_TIMEOUT_S = 5.0
-_NOISE_LIMIT = 1 << 20
 _PACKET_LIMIT_BYTES = 64 << 20
 # The daemon's exit code is one byte; a process that a signal ended has this added to the signal's number, as in a shell.
 _SIGNALLED = 128
@@ -44,24 +44,10 @@ class AdbProcess(Process):
 
     def read_pid(self, marker: bytes, timeout_s: float) -> None:
         """Skip what the shell prints of its own, up to the line with the process number."""
-        deadline = time.monotonic() + timeout_s
-        seen = b""
-        while True:
-            start = seen.find(marker)
-            end = seen.find(b"\n", start)
-            if start >= 0 and end >= 0:
-                self.pid = int(seen[start + len(marker) : end])
-                if rest := seen[end + 1 :]:
-                    self._stdout.appendleft(rest)
-                return
-            chunk = self.read_chunk(max(0.0, deadline - time.monotonic()))
-            seen += chunk
-            if not chunk or len(seen) > _NOISE_LIMIT:
-                said = (seen + self._stderr.get()).decode("utf-8", "replace").strip()[-300:]
-                raise TransportError(
-                    f"{self._link.label}: the device runs no commands" + (f": {said}" if said else ""),
-                    remedy="check that `adb shell` works there, and that 'work_folder' exists",
-                )
+        remedy = "check that `adb shell` works there, and that 'work_folder' exists"
+        self.pid, rest = said_pid(self, self._link.label, marker, timeout_s, remedy)
+        if rest:
+            self._stdout.appendleft(rest)
 
     def _step(self, timeout_s: float) -> None:
         """Take in what comes next. Raises TimeoutError, TransportError."""

@@ -1,6 +1,7 @@
 """Small questions to a device with a POSIX shell, asked in one long-lived `sh`, so that its start is paid once.
 
-Shared by the SSH and the ADB transport: hashing, renaming, removing. One command at a time, each in a subshell of its own.
+Shared by the SSH and the ADB transport: hashing, renaming, removing. One command at a time, each in a subshell of its own. And
+which number a command's process has there, by what its shell said first.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 from typing import NoReturn, Protocol
 
+from harness.devices.transport.base import Process
 from harness.errors import TransportError
 
 ANSWER_TIMEOUT_S = 3600.0
@@ -24,7 +26,27 @@ SHA256_SH = (
 )
 # From here on openssl, which uses a CPU's SHA instructions, beats coreutils' sha256sum.
 LARGE_BYTES = 8 << 20
+# What a login may print of its own before a command begins.
+_NOISE_LIMIT = 1 << 20
 REMEDY = "check free space and rights of 'work_folder'"
+
+
+def said_pid(process: Process, label: str, marker: bytes, timeout_s: float, remedy: str) -> tuple[int, bytes]:
+    """The process number that stands behind `marker`, and what came after its line. What the login printed before it is skipped.
+
+    Raises TransportError, with `label` and `remedy`, where the output ends or goes on without it; TimeoutError."""
+    deadline = time.monotonic() + timeout_s
+    seen = b""
+    while True:
+        start = seen.find(marker)
+        end = seen.find(b"\n", start)
+        if start >= 0 and end >= 0:
+            return int(seen[start + len(marker) : end]), seen[end + 1 :]
+        chunk = process.read_chunk(max(0.0, deadline - time.monotonic()))
+        seen += chunk
+        if not chunk or len(seen) > _NOISE_LIMIT:
+            said = (seen + process.stderr_tail()).decode("utf-8", "replace").strip()[-300:]
+            raise TransportError(f"{label}: the device runs no commands" + (f": {said}" if said else ""), remedy=remedy)
 
 
 class Shell(Protocol):

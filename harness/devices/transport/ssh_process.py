@@ -9,13 +9,13 @@ import asyncio
 import concurrent.futures
 import logging
 import threading
-import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 import asyncssh
 
 from harness.devices.transport.base import Process, Tail
+from harness.devices.transport.remote_shell import said_pid
 from harness.errors import DeviceError, TransportError
 
 _T = TypeVar("_T")
@@ -25,7 +25,6 @@ log = logging.getLogger(__name__)
 CHUNK_BYTES = 256 * 1024
 START_TIMEOUT_S = 30.0
 KILL_TIMEOUT_S = 5.0
-_NOISE_LIMIT = 1 << 20
 
 
 class LoopThread:
@@ -151,23 +150,8 @@ class SshProcess(Process):
 
     def read_pid(self, marker: bytes, timeout_s: float) -> None:
         """Skip what login scripts print, up to the line with the process number."""
-        deadline = time.monotonic() + timeout_s
-        seen = b""
-        while True:
-            start = seen.find(marker)
-            end = seen.find(b"\n", start)
-            if start >= 0 and end >= 0:
-                self.pid = int(seen[start + len(marker) : end])
-                self._early = seen[end + 1 :]
-                return
-            chunk = self.read_chunk(max(0.0, deadline - time.monotonic()))
-            seen += chunk
-            if not chunk or len(seen) > _NOISE_LIMIT:
-                said = (seen + self._stderr.get()).decode("utf-8", "replace").strip()[-300:]
-                raise TransportError(
-                    f"{self._link.label}: the device runs no commands" + (f": {said}" if said else ""),
-                    remedy="check that the user may run `sh` there, and its login scripts",
-                )
+        remedy = "check that the user may run `sh` there, and its login scripts"
+        self.pid, self._early = said_pid(self, self._link.label, marker, timeout_s, remedy)
 
     def read_chunk(self, timeout_s: float) -> bytes:
         """See Process."""

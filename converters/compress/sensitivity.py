@@ -20,12 +20,11 @@ import numpy as np
 from converters.compress.context import TrainingData
 from converters.compress.objective import Predictor, score_of
 from converters.compress.record import KEEP
-from converters.compress.svg import LINE, shortened, text
+from converters.compress.svg import Cell, table
 
 MOST_ROWS, LEAST_ROWS = 512, 32
 # What the whole table may cost, so that a large model does not spend minutes on it: about ten seconds of one core.
 MAC_BUDGET = 100e9
-_CELL, _LABEL = 84, 260
 # From no loss to a loss of this share of the full model's score, the cells go from white to full colour.
 _FULL_COLOUR_SHARE = 0.5
 
@@ -129,32 +128,14 @@ def as_csv(found: Sensitivity) -> str:
 def as_svg(found: Sensitivity) -> str:
     """One line of cells per part, in the model's order: the score at each share, the darker the more is lost."""
     words = found.words
-    width, height = _LABEL + _CELL * len(words.shares) + 20, LINE * (len(found.parts) + 3) + 16
-    size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">',
-        f'<rect width="{width}" height="{height}" fill="white"/>',
-        text(10, 1, f"{words.title} ({found.rows} validation rows)", weight="bold"),
-        text(10, 2, f"all {words.units}: {found.whole:.4g}; the darker, the more is lost"),
-        *(text(_LABEL + _CELL * (k + 0.5), 3, f"−{share:.0%}", "middle") for k, share in enumerate(words.shares)),
+    whole = max(abs(found.whole) * _FULL_COLOUR_SHARE, 1e-9)
+    lines = [
+        (name, units, [Cell(f"{score:.4g}", min(max(found.whole - score, 0.0) / whole, 1.0)) for score in scores])
+        for name, units, scores in found.parts
     ]
-    for line, (name, units, scores) in enumerate(found.parts, start=4):
-        parts.append(text(10, line, f"{shortened(name)} ({units})"))
-        parts += [_cell(line, column, score, found.whole) for column, score in enumerate(scores)]
-    return "\n".join([*parts, "</svg>\n"])
-
-
-def _cell(line: int, column: int, score: float, whole: float) -> str:
-    lost = max(whole - score, 0.0) / max(abs(whole) * _FULL_COLOUR_SHARE, 1e-9)
-    depth = min(lost, 1.0)
-    red, green, blue = (round(255 + (end - 255) * depth) for end in (180, 30, 40))
-    x = _LABEL + _CELL * column
-    box = (
-        f'<rect x="{x}" y="{(line - 1) * LINE}" width="{_CELL - 2}" height="{LINE - 2}" '
-        f'fill="rgb({red},{green},{blue})" stroke="#ccc" stroke-width="0.5"/>'
-    )
-    dark = 0.6
-    return box + text(x + _CELL / 2 - 1, line, f"{score:.4g}", "middle", fill="white" if depth > dark else "#222")
+    title = f"{words.title} ({found.rows} validation rows)"
+    says = f"all {words.units}: {found.whole:.4g}; the darker, the more is lost"
+    return table(title, says, [f"−{share:.0%}" for share in words.shares], lines)
 
 
 def shipped(found: Sensitivity, folder: Path) -> tuple[str, ...]:

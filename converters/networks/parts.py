@@ -12,8 +12,8 @@ from keras import layers
 
 DIVISOR = 8
 _MOST_LOST = 0.9
-# Keras's own networks take 0.999, for long trainings on millions of images; with that, the statistics of a few hundred steps say nothing. After
-# forty steps, one epoch of 6,000 rows, a tenth of the first guess would be left at 0.95, and twenty-seven layers of that are chance.
+# Keras's own networks take 0.999, for long trainings on millions of images; with that, the statistics of a few hundred steps say nothing.
+# After one epoch of 85 steps MobileNetV1, 27 batch norms in a row, still answered by chance with 0.95, and 65 % rightly with 0.9.
 MOMENTUM, EPSILON = 0.9, 1e-3
 
 

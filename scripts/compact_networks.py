@@ -137,7 +137,7 @@ def network_rows(name: str, data: Path, work: Path) -> list[dict[str, Any]]:
     from converters.networks import build
 
     width = WIDTHS.get(name, WIDTH)
-    base = work / "bases" / f"{name}.keras"
+    base = work / "compact" / f"{name}.keras"  # another study trains one of the same name under bases
     if not base.is_file():
         base.parent.mkdir(parents=True, exist_ok=True)
         build(name, (28, 28, 1), 10, width, 1.0, seed=1).save(base)

@@ -17,6 +17,7 @@ from scipy.special import ndtr
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+from threadpoolctl import threadpool_limits
 
 from converters.search.domains import Choice
 from converters.search.samplers.base import Judged, Task, judged, shares
@@ -110,7 +111,8 @@ def _predicted(known: Matrix, figures: Matrix, pool: Matrix, seed: int) -> tuple
     lengths = np.full(known.shape[1], 0.5)
     kernel = ConstantKernel(1.0, (1e-2, 1e2)) * Matern(lengths, (5e-2, 2e1), nu=2.5) + WhiteKernel(1e-3, (1e-6, 1e-1))
     process = GaussianProcessRegressor(kernel, normalize_y=True, random_state=seed)
-    with warnings.catch_warnings():
+    # Matrices of sixty rows are slower on several cores than on one, and those cores are training a trial; nor may the sums depend on them.
+    with warnings.catch_warnings(), threadpool_limits(limits=1):
         # A length at its bound only says that a column does not matter.
         warnings.simplefilter("ignore", ConvergenceWarning)
         process.fit(known, figures)

@@ -235,8 +235,9 @@ def _told(spec: SearchSpec, setup: Setup, seed: int) -> dict[str, Any]:
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """The keys of two contents that are not alike."""
-    return sorted(key for key in set(one) | set(other) if one.get(key) != other.get(key))
+    """The keys of two contents that are not alike. What the store gave back has lists for tuples, so JSON is compared."""
+    said, others = ({key: json.dumps(value, sort_keys=True) for key, value in each.items()} for each in (one, other))
+    return sorted(key for key in said.keys() | others.keys() if said.get(key) != others.get(key))
 
 
 def run(

@@ -43,7 +43,7 @@ NETWORKS = """## Compact networks
 
 Each at a quarter of its width (ShuffleNetV2 at half), for 28×28 gray images and ten classes, from random weights: one epoch of `fine_tune` on
 {rows:,} rows of Fashion-MNIST, a tenth of them for validation, then the three formats. One epoch shows that it trains, not how good it gets; its seconds
-are at most what it takes, since other trainings may have run beside it, which stood still while anything was measured. Milliseconds: median of one inference on one
+are an upper bound, since other programs may have run beside it. Milliseconds: median of one inference on one
 thread, TFLite / ONNX Runtime / OpenVINO. *Error*: largest relative difference between Keras's answers and a file's.
 
 {table}

@@ -107,10 +107,6 @@ def train_slowly(folder: Path) -> None:
     print("digest", digest(model), flush=True)  # noqa: T201
 
 
-if __name__ == "__main__":
-    train_slowly(Path(sys.argv[1]))
-
-
 def kernels(model: Any) -> list[Any]:
     """The layers of a fake-quantised model whose kernels have few levels."""
     return [layer for layer in model.layers if hasattr(layer, "kernel_scale")]
@@ -121,3 +117,7 @@ def integers(layer: Any) -> Any:
     flat = layer.kernel.numpy().reshape(-1, layer.channels) / layer.kernel_scale.numpy()
     assert np.abs(flat - np.round(flat)).max() < 1e-3
     return np.round(flat).astype(int)
+
+
+if __name__ == "__main__":
+    train_slowly(Path(sys.argv[1]))

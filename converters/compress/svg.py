@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
-LINE = 22  # pixels from one line to the next
+_LINE = 22  # pixels from one line to the next
 _LABEL, _CELL = 300, 84
 # Title, a line of explanation and the heads of the columns stand above the first line of cells.
 _FIRST = 4
@@ -28,7 +28,7 @@ class Cell:
 
 def table(title: str, says: str, columns: Sequence[str], lines: Sequence[tuple[str, int, Sequence[Cell]]]) -> str:
     """The whole picture. `says`: what the figures are. `lines`: name, how many units it has, a cell for each of `columns`."""
-    width, height = _LABEL + _CELL * len(columns) + 20, LINE * (len(lines) + _FIRST) + 16
+    width, height = _LABEL + _CELL * len(columns) + 20, _LINE * (len(lines) + _FIRST) + 16
     size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">',
@@ -48,7 +48,7 @@ def _cell(line: int, column: int, cell: Cell) -> str:
     x = _LABEL + _CELL * column
     stroke = 'stroke="black" stroke-width="2.5"' if cell.framed else 'stroke="#ccc" stroke-width="0.5"'
     box = (
-        f'<rect x="{x + 1}" y="{(line - 1) * LINE + 1}" width="{_CELL - 4}" height="{LINE - 4}" '
+        f'<rect x="{x + 1}" y="{(line - 1) * _LINE + 1}" width="{_CELL - 4}" height="{_LINE - 4}" '
         f'fill="rgb({red},{green},{blue})" {stroke}/>'
     )
     return box + _text(x + _CELL / 2 - 1, line, cell.words, "middle", fill="white" if cell.depth > _DARK else "#222")
@@ -60,7 +60,7 @@ def _shortened(name: str, most: int = 32) -> str:
 
 def _text(x: float, line: float, words: str, anchor: str = "start", weight: str = "normal", fill: str = "#222") -> str:
     """At `x` pixels on that line, counted from 1; the words are escaped."""
-    y = line * LINE - 6
+    y = line * _LINE - 6
     return (
         f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" font-weight="{weight}" fill="{fill}">{escape(words)}</text>'
     )
